@@ -1,0 +1,1 @@
+"""mlx_clap_convert: a source checkpoint -> a verified MLX model folder."""

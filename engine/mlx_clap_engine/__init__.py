@@ -1,0 +1,1 @@
+"""mlx_clap_engine: files -> windows -> embeddings -> tables -> answers."""
