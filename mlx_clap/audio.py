@@ -40,7 +40,7 @@ def is_silent(samples: Samples) -> bool:
     if not len(samples):
         return True
     mean_square = float(np.mean(np.square(samples), dtype=np.float64))
-    return mean_square < 10.0 ** (SILENCE_DBFS / 10)
+    return bool(mean_square < 10.0 ** (SILENCE_DBFS / 10))
 
 
 @dataclass(frozen=True)
@@ -60,9 +60,7 @@ class Windower:
     Feed blocks to `push`, then call `finish` once; both yield `Window`s in order.
     """
 
-    def __init__(
-        self, hop: int = WINDOW_SAMPLES, length: int = WINDOW_SAMPLES, rate: int = SAMPLE_RATE
-    ) -> None:
+    def __init__(self, hop: int = WINDOW_SAMPLES, length: int = WINDOW_SAMPLES, rate: int = SAMPLE_RATE) -> None:
         if not 0 < hop <= length:
             raise InputError(f"hop must be between 1 and {length} samples (gaps would go unheard), got {hop}")
         self.hop, self.length, self.rate = hop, length, rate
@@ -101,8 +99,6 @@ class Windower:
 
     def _window(self, start: int) -> Window:
         samples = self._buffer[start - self._offset : start - self._offset + self.length].copy()
-        window = Window(
-            self._index, start / self.rate, (start + self.length) / self.rate, samples, is_silent(samples)
-        )
+        window = Window(self._index, start / self.rate, (start + self.length) / self.rate, samples, is_silent(samples))
         self._index += 1
         return window

@@ -28,7 +28,6 @@ def _load_openblas() -> str | None:
 BLAS = _load_openblas()
 
 import mlx.core as mx  # noqa: E402
-import mlx.nn as nn  # noqa: E402
 
 #: What to type on a Linux machine where BLAS is None.
 BLAS_REMEDY = "apt-get install libopenblas0-pthread   (or your distribution's OpenBLAS)"
@@ -56,4 +55,4 @@ def threads() -> int:
     return int(os.environ.get("OPENBLAS_NUM_THREADS", 0)) or os.cpu_count() or 1
 
 
-__all__ = ["BLAS", "BLAS_REMEDY", "compute_dtype", "device_name", "mx", "nn", "on_gpu", "threads"]
+__all__ = ["BLAS", "BLAS_REMEDY", "compute_dtype", "device_name", "mx", "on_gpu", "threads"]

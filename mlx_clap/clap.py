@@ -1,5 +1,6 @@
 """The whole model: sound and text -> unit vectors that may be compared by dot product."""
 
+import math
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -88,7 +89,7 @@ class Clap:
     @property
     def logit_scale(self) -> float:
         """Factor that turns text-audio similarity into logits (the checkpoint stores its logarithm)."""
-        return float(mx.exp(self.weights["text.logit_scale"]).item())
+        return math.exp(np.array(self.weights["text.logit_scale"]).item())
 
     def embed_audio(self, waveforms: NDArray[np.float32]) -> Embeddings:
         """Embed windows of sound.

@@ -105,8 +105,7 @@ class ClapConfig:
         audio, mel, text = self.audio, self.mel, self.text
         fold = audio.image_size // mel.n_mels
         rules = {
-            "audio.image_size is a multiple of mel.n_mels and audio.patch_size": audio.image_size % mel.n_mels
-            == 0
+            "audio.image_size is a multiple of mel.n_mels and audio.patch_size": audio.image_size % mel.n_mels == 0
             and audio.image_size % audio.patch_size == 0
             and mel.n_mels % (audio.patch_size * audio.attention_window) == 0,
             "a window's frames fit into the image": mel.frames <= audio.image_size * fold,
@@ -153,12 +152,8 @@ def _read(cls: Any, data: Any, where: str) -> Any:
     names = [f.name for f in fields(cls)]
     unknown, missing = sorted(set(data) - set(names)), sorted(set(names) - set(data))
     if unknown or missing:
-        parts = [f"unknown {', '.join(unknown)}"] * bool(unknown) + [f"missing {', '.join(missing)}"] * bool(
-            missing
-        )
-        raise ModelFormatError(
-            f"{where}: {'; '.join(parts)}. Convert the model again with this version of mlx-clap"
-        )
+        parts = [f"unknown {', '.join(unknown)}"] * bool(unknown) + [f"missing {', '.join(missing)}"] * bool(missing)
+        raise ModelFormatError(f"{where}: {'; '.join(parts)}. Convert the model again with this version of mlx-clap")
     hints = get_type_hints(cls)
     return cls(**{name: _value(hints[name], data[name], f"{where}: {name}") for name in names})
 

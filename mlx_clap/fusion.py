@@ -4,7 +4,7 @@ Reference: Dai et al. 2021, "Attentional Feature Fusion"; ``ClapAudioAFFBlock`` 
 transformers. With x the overview and r the crops: ``w = sigmoid(local(x + r) + global(mean(x + r)))``, ``2xw + 2r(1 - w)``.
 """
 
-from .backend import mx, nn
+from .backend import mx
 from .config import AudioConfig
 from .layers import Linear, Weights, batch_norm_affine
 
@@ -22,7 +22,7 @@ class _Gate:
         return Linear(weight * scale[:, None], weights[f"{fc}.bias"] * scale + shift)
 
     def __call__(self, x: mx.array) -> mx.array:
-        return self.fc2(nn.relu(self.fc1(x)))
+        return self.fc2(mx.maximum(self.fc1(x), 0.0))
 
 
 class Fusion:
@@ -42,7 +42,7 @@ class Fusion:
         x = mx.conv2d(crops.reshape(batch * n, side, side, 1), self.crop_weight, stride=(patch, 3 * patch))
         x = x + self.crop_bias  # [B * 3, grid, grid // 3, D]
         x = x.reshape(batch, n, grid, -1, width).transpose(0, 2, 1, 3, 4).reshape(batch, grid, -1, width)
-        x = mx.pad(x, ((0, 0), (0, 0), (0, grid - x.shape[2]), (0, 0)))
+        x = mx.pad(x, [(0, 0), (0, 0), (0, grid - x.shape[2]), (0, 0)])
         return x.reshape(batch, grid * grid, width)
 
     def __call__(self, tokens: mx.array, crops: mx.array) -> mx.array:

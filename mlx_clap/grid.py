@@ -16,7 +16,8 @@ def window_order(grid: int, window: int, shift: int = 0) -> Order:
     raster = np.arange(grid * grid, dtype=np.int32).reshape(grid, grid)
     rolled = np.roll(raster, (-shift, -shift), axis=(0, 1))
     tiles = rolled.reshape(grid // window, window, grid // window, window)
-    return tiles.transpose(0, 2, 1, 3).reshape(-1)
+    order: Order = tiles.transpose(0, 2, 1, 3).reshape(-1)
+    return order
 
 
 def inverse(order: Order) -> Order:
@@ -28,7 +29,8 @@ def inverse(order: Order) -> Order:
 
 def reorder(source: Order, target: Order) -> Order:
     """Positions in `source` order to gather so that the result lies in `target` order."""
-    return inverse(source)[target]
+    gather: Order = inverse(source)[target]
+    return gather
 
 
 def merge_gather(source: Order, grid: int, target: Order) -> Order:
@@ -38,7 +40,8 @@ def merge_gather(source: Order, grid: int, target: Order) -> Order:
     """
     row, column = np.divmod(target, grid // 2)
     neighbours = [(2 * row + dr) * grid + 2 * column + dc for dc in (0, 1) for dr in (0, 1)]
-    return inverse(source)[np.stack(neighbours, axis=1).reshape(-1)]
+    gather: Order = inverse(source)[np.stack(neighbours, axis=1).reshape(-1)]
+    return gather
 
 
 def shift_mask(grid: int, window: int, shift: int) -> NDArray[np.float32]:
@@ -55,7 +58,8 @@ def relative_index(window: int) -> NDArray[np.int32]:
     row, column = np.divmod(np.arange(window * window, dtype=np.int32), window)
     d_row = row[:, None] - row[None, :] + window - 1
     d_column = column[:, None] - column[None, :] + window - 1
-    return d_row * (2 * window - 1) + d_column
+    index: NDArray[np.int32] = d_row * (2 * window - 1) + d_column
+    return index
 
 
 def bicubic_matrix(source: int, target: int) -> NDArray[np.float32]:

@@ -102,9 +102,7 @@ class Stage:
             Block(weights, f"{name}.blocks.{j}", heads, config.layer_norm_eps, mask if j % 2 else None, dtype)
             for j in range(config.depths[index])
         ]
-        gathers = [
-            reorder(a, b) if shift else None for a, b in zip(self.orders, self.orders[1:], strict=False)
-        ]
+        gathers = [reorder(a, b) if shift else None for a, b in zip(self.orders, self.orders[1:], strict=False)]
         self.gathers = [None, *(None if g is None else mx.array(g) for g in gathers)]
         self.merge: Merge | None = None
         if index + 1 < len(config.depths):
@@ -145,9 +143,7 @@ class AudioTower:
         x = image.reshape(-1, grid, patch, grid, patch).transpose(0, 1, 3, 2, 4)
         return self.patch(x.reshape(-1, grid * grid, patch * patch))
 
-    def __call__(
-        self, log_mel: mx.array, longer: NDArray[np.bool_] | None = None, tap: Tap | None = None
-    ) -> mx.array:
+    def __call__(self, log_mel: mx.array, longer: NDArray[np.bool_] | None = None, tap: Tap | None = None) -> mx.array:
         """Pooled audio features [B, widths[-1]].
 
         Args:

@@ -49,13 +49,10 @@ def check_weights(weights: dict[str, mx.array], config: ClapConfig, where: str) 
         if name in weights and tuple(weights[name].shape) != shape
     ]
     odd = [
-        f"{name} {weights[name].dtype}"
-        for name in shapes
-        if name in weights and weights[name].dtype not in _STORAGE
+        f"{name} {weights[name].dtype}" for name in shapes if name in weights and weights[name].dtype not in _STORAGE
     ]
     problems = [
-        f"{kind}: {', '.join(names[:_SHOWN])}"
-        + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+        f"{kind}: {', '.join(names[:_SHOWN])}" + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
         for kind, names in (
             ("missing", missing),
             ("unknown", unknown),
@@ -91,7 +88,5 @@ def load_model(folder: Path) -> Clap:
     tokenizer = Tokenizer(folder / TOKENIZER, config.text)
     space = provenance.get("space") if isinstance(provenance, dict) else None
     if not isinstance(space, str) or not space:
-        raise ModelFormatError(
-            f"{folder / PROVENANCE} does not name the model's space: convert the model again"
-        )
+        raise ModelFormatError(f"{folder / PROVENANCE} does not name the model's space: convert the model again")
     return Clap(config, weights, tokenizer, space, folder.name)

@@ -63,9 +63,7 @@ class LogMel:
         n_fft, hop = self.config.n_fft, self.config.hop
         half, (batch, n) = n_fft // 2, waveforms.shape
         # reflect padding: ..., x2, x1, [x0, x1, ..., xn], xn-1, ...
-        padded = mx.concatenate(
-            [waveforms[:, half:0:-1], waveforms, waveforms[:, n - 2 : n - half - 2 : -1]], axis=1
-        )
+        padded = mx.concatenate([waveforms[:, half:0:-1], waveforms, waveforms[:, n - 2 : n - half - 2 : -1]], axis=1)
         frames = mx.as_strided(padded, (batch, 1 + n // hop, n_fft), (n + n_fft, hop, 1))
         spectrum = mx.fft.rfft(frames * self._hann)  # [B, T, n_fft // 2 + 1] complex64
         parts = mx.view(spectrum, mx.float32)  # [B, T, n_fft + 2]

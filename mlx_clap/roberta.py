@@ -21,18 +21,12 @@ class Layer:
         scale = query_scale(config.width, config.heads)
         qkv = weights[f"{name}.attention.qkv.weight"].astype(mx.float32) * scale[:, None]
         self.qkv = Linear(qkv, weights[f"{name}.attention.qkv.bias"] * scale, dtype)
-        self.out, self.fc1, self.fc2 = (
-            linear(weights, f"{name}.{k}", dtype) for k in ("attention.out", "fc1", "fc2")
-        )
-        self.norm1, self.norm2 = (
-            Norm(weights, f"{name}.norm{i}", config.layer_norm_eps, dtype) for i in (1, 2)
-        )
+        self.out, self.fc1, self.fc2 = (linear(weights, f"{name}.{k}", dtype) for k in ("attention.out", "fc1", "fc2"))
+        self.norm1, self.norm2 = (Norm(weights, f"{name}.norm{i}", config.layer_norm_eps, dtype) for i in (1, 2))
 
     def __call__(self, x: mx.array, mask: mx.array) -> mx.array:
         batch, n, width = x.shape
-        q, k, v = (
-            self.qkv(x).reshape(batch, n, 3, self.heads, -1).transpose(2, 0, 3, 1, 4)
-        )  # each [B, H, T, D / H]
+        q, k, v = self.qkv(x).reshape(batch, n, 3, self.heads, -1).transpose(2, 0, 3, 1, 4)  # each [B, H, T, D / H]
         context = mx.fast.scaled_dot_product_attention(q, k, v, scale=1.0, mask=mask)
         x = self.norm1(x + self.out(context.swapaxes(1, 2).reshape(batch, n, width)))
         return self.norm2(x + self.fc2(gelu(self.fc1(x))))
@@ -62,9 +56,7 @@ class TextTower:
         """
         config = self.config
         if ids.min() < 0 or ids.max() >= config.vocab_size:
-            raise InputError(
-                f"token ids must lie in 0 to {config.vocab_size - 1}, got {ids.min()} to {ids.max()}"
-            )
+            raise InputError(f"token ids must lie in 0 to {config.vocab_size - 1}, got {ids.min()} to {ids.max()}")
         real = ids != config.pad_id
         if real.sum(axis=1).max() > config.max_tokens:
             raise InputError(f"a text may have {config.max_tokens} tokens, got {real.sum(axis=1).max()}")

@@ -68,9 +68,9 @@ def seeded_sound(seed: int, samples: int = 480_000) -> NDArray[np.float32]:
 def seeded_ids(config: ClapConfig, seed: int = 0) -> NDArray[np.int32]:
     """Token ids [3, 48] of a short, a middling and a long text, padded as the tokenizer pads."""
     rows, text = np.full((3, 48), config.text.pad_id, np.int32), config.text
-    values = (
-        (uniform(f"ids/{seed}", rows.size).reshape(rows.shape) + 1.0) / 2.0 * (text.vocab_size - 5)
-    ).astype(np.int32)
+    values = ((uniform(f"ids/{seed}", rows.size).reshape(rows.shape) + 1.0) / 2.0 * (text.vocab_size - 5)).astype(
+        np.int32
+    )
     for row, drawn, length in zip(rows, values, (3, 17, 48), strict=True):
         row[:length] = 4 + drawn[:length]
         row[0], row[length - 1] = 0, 2

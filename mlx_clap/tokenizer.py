@@ -26,9 +26,7 @@ class Tokenizer:
         try:
             self._tokenizer = HubTokenizer.from_file(str(path))
         except Exception as error:  # the library raises bare Exception for every fault of the file
-            raise ModelFormatError(
-                f"{path} is not a readable tokenizer ({error}): convert the model again"
-            ) from error
+            raise ModelFormatError(f"{path} is not a readable tokenizer ({error}): convert the model again") from error
         if self._tokenizer.get_vocab_size() > config.vocab_size:
             raise ModelFormatError(
                 f"{path} has {self._tokenizer.get_vocab_size()} tokens, the model only {config.vocab_size}: "

@@ -15,9 +15,7 @@ def weight_shapes(config: ClapConfig) -> Shapes:
     dim = config.embedding_dim
     shapes = _audio(config.audio, config.mel.n_mels) | _text(config.text)
     for tower, width in (("audio", config.audio.widths[-1]), ("text", config.text.width)):
-        shapes |= _linear(f"{tower}.projection.fc1", dim, width) | _linear(
-            f"{tower}.projection.fc2", dim, dim
-        )
+        shapes |= _linear(f"{tower}.projection.fc1", dim, width) | _linear(f"{tower}.projection.fc2", dim, dim)
         shapes[f"{tower}.logit_scale"] = ()
     return shapes
 
@@ -25,9 +23,7 @@ def weight_shapes(config: ClapConfig) -> Shapes:
 def matrix_names(shapes: Shapes) -> set[str]:
     """The weights whose storage dtype a user may choose: large matrices that products run over."""
     return {
-        name
-        for name, shape in shapes.items()
-        if len(shape) >= 2 and not name.endswith(("bias_table", "token_types"))
+        name for name, shape in shapes.items() if len(shape) >= 2 and not name.endswith(("bias_table", "token_types"))
     }
 
 

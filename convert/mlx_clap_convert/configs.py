@@ -83,16 +83,12 @@ def from_hf(config: Mapping[str, Any], preprocessor: Mapping[str, Any] | None) -
         CheckpointError: another model type, or a value this port does not implement (named).
     """
     if config.get("model_type", "clap") != "clap":
-        raise CheckpointError(
-            f"this is a checkpoint of type {config['model_type']!r}; only CLAP (`clap`) is read"
-        )
+        raise CheckpointError(f"this is a checkpoint of type {config['model_type']!r}; only CLAP (`clap`) is read")
     text = {**_TEXT_DEFAULTS, **_section(config, "text_config")}
     audio = {**_AUDIO_DEFAULTS, **_section(config, "audio_config")}
     patch = _single(audio["patch_size"])
     if _single(audio.get("patch_stride", patch)) != patch:
-        raise CheckpointError(
-            f"patch_stride {audio['patch_stride']} differs from patch_size {patch}: not implemented"
-        )
+        raise CheckpointError(f"patch_stride {audio['patch_stride']} differs from patch_size {patch}: not implemented")
     fusion = bool(audio["enable_fusion"])
     return ClapConfig(
         mel=_mel(preprocessor, fusion, int(audio["num_mel_bins"])),
@@ -133,9 +129,7 @@ def _check_values(values: Mapping[str, Any], where: str) -> None:
     for key, allowed in _ONLY[where].items():
         if key in values and values[key] not in allowed:
             wanted = " or ".join(repr(v) for v in allowed)
-            raise CheckpointError(
-                f"{where} has {key} = {values[key]!r}; this converter implements only {wanted}"
-            )
+            raise CheckpointError(f"{where} has {key} = {values[key]!r}; this converter implements only {wanted}")
 
 
 def _single(value: Any) -> int:
@@ -153,9 +147,7 @@ def _mel(preprocessor: Mapping[str, Any] | None, fusion: bool, n_mels: int) -> M
     _check_values(values, "preprocessor_config.json")
     rate = int(values["sampling_rate"])
     if int(values["feature_size"]) != n_mels:
-        raise CheckpointError(
-            f"the preprocessor makes {values['feature_size']} mels, the model takes {n_mels}"
-        )
+        raise CheckpointError(f"the preprocessor makes {values['feature_size']} mels, the model takes {n_mels}")
     return MelConfig(
         # The bank follows the truncation policy, also for short sounds.
         bank="htk" if values["truncation"] == "fusion" else "slaney",

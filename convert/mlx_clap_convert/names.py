@@ -157,16 +157,12 @@ def source_keys(name: str, layout: Layout) -> tuple[str, ...]:
         if n:
             key = re.sub(r"(batch_norm|bn0|_att\.\d+)\.(mean|var)$", r"\1.running_\2", key)
             if ".self.qkv." in key:
-                return tuple(
-                    key.replace(".self.qkv.", f".self.{part}.") for part in ("query", "key", "value")
-                )
+                return tuple(key.replace(".self.qkv.", f".self.{part}.") for part in ("query", "key", "value"))
             return (key,)
     raise MappingError(f"no {layout} key is known for the weight {name}")
 
 
-def plan(
-    config: ClapConfig, keys: Iterable[str], layout: Layout
-) -> tuple[dict[str, tuple[str, ...]], dict[str, str]]:
+def plan(config: ClapConfig, keys: Iterable[str], layout: Layout) -> tuple[dict[str, tuple[str, ...]], dict[str, str]]:
     """Prove that `keys` fill a model of `config`, one to one.
 
     Returns:
