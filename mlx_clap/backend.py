@@ -50,9 +50,14 @@ def compute_dtype(storage: mx.Dtype) -> mx.Dtype:
     return storage if on_gpu() else mx.float32
 
 
+def limit_cache(n_bytes: int = 1 << 30) -> None:
+    """Keep MLX's pool of freed buffers from growing without bound in long runs."""
+    mx.set_cache_limit(n_bytes)
+
+
 def threads() -> int:
     """How many threads the CPU's matrix products may use."""
     return int(os.environ.get("OPENBLAS_NUM_THREADS", 0)) or os.cpu_count() or 1
 
 
-__all__ = ["BLAS", "BLAS_REMEDY", "compute_dtype", "device_name", "mx", "on_gpu", "threads"]
+__all__ = ["BLAS", "BLAS_REMEDY", "compute_dtype", "device_name", "limit_cache", "mx", "on_gpu", "threads"]

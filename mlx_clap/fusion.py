@@ -1,7 +1,8 @@
 """Attentional feature fusion (AFF): a long sound's overview and three of its crops -> one set of patch tokens.
 
 Reference: Dai et al. 2021, "Attentional Feature Fusion"; ``ClapAudioAFFBlock`` and ``ClapAudioPatchEmbed`` in
-transformers. With x the overview and r the crops: ``w = sigmoid(local(x + r) + global(mean(x + r)))``, ``2xw + 2r(1 - w)``.
+transformers. With x the overview and r the crops: ``w = sigmoid(local(x + r) + global(mean(x + r)))``, ``2xw + 2r(1 -
+w)``.
 """
 
 from .backend import mx
@@ -36,7 +37,9 @@ class Fusion:
         self.global_gate = _Gate(weights, "audio.fusion.global")
 
     def crop_tokens(self, crops: mx.array) -> mx.array:
-        """Crop images [B, 3, S, S] -> tokens [B, grid * grid, D]: the crops side by side, zeros in the rest of each row."""
+        """Crop images [B, 3, S, S] -> tokens [B, grid * grid, D]: the crops side by side, zeros in the rest of each
+        row.
+        """
         patch, grid, width = self.config.patch_size, self.config.grid, self.config.width
         batch, n, side, _ = crops.shape
         x = mx.conv2d(crops.reshape(batch * n, side, side, 1), self.crop_weight, stride=(patch, 3 * patch))

@@ -1,4 +1,5 @@
-"""Where each token of HTSAT lies: orders of a square token grid, and the gathers between them. Plain numpy, at load only.
+"""Where each token of HTSAT lies: orders of a square token grid, and the gathers between them. Plain numpy, at load
+only.
 
 Tokens are kept in *window order* (the 8x8 tokens an attention window holds lie side by side), so attention needs no
 data movement at all. Moving to the shifted windows of odd blocks, back, and to the next stage's merged grid is one row

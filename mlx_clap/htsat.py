@@ -1,7 +1,8 @@
 """HTSAT audio tower: log-mel -> pooled vector. A Swin transformer over the log-mel folded into a square image.
 
 Reference: Chen et al. 2022, "HTS-AT: A Hierarchical Token-Semantic Audio Transformer"; ``ClapAudioEncoder`` in
-transformers. Dims in comments: B batch, T frames, M mels, S image side, N tokens, D width, W windows, L tokens a window.
+transformers. Dims in comments: B batch, T frames, M mels, S image side, N tokens, D width, W windows, L tokens a
+window.
 """
 
 import numpy as np
@@ -111,7 +112,8 @@ class Stage:
 
 
 class AudioTower:
-    """Log-mel float32 [B, T, M] -> pooled [B, widths[-1]]. With fusion, log-mel may be [B, 4, T, M]: overview, then crops.
+    """Log-mel float32 [B, T, M] -> pooled [B, widths[-1]]. With fusion, log-mel may be [B, 4, T, M]: overview, then
+    crops.
 
     BatchNorm, the resize to the image and the patch embedding run in float32; the rest in `dtype`.
     """
@@ -130,7 +132,9 @@ class AudioTower:
         self.fusion = Fusion(weights, audio) if audio.fusion else None
 
     def image(self, log_mel: mx.array) -> mx.array:
-        """Log-mel [..., T, M] -> image [..., S, S]: normalised, resized in time, chunks of S frames stacked in frequency."""
+        """Log-mel [..., T, M] -> image [..., S, S]: normalised, resized in time, chunks of S frames stacked in
+        frequency.
+        """
         x = self.resize @ (log_mel * self.scale + self.shift)  # [..., fold * S, M]
         *lead, _, mels = x.shape
         side = self.config.image_size

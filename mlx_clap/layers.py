@@ -1,8 +1,8 @@
 """The few building blocks both towers share, over plain arrays that were folded once at load.
 
 A tower keeps no parameters to train, so what does not depend on the input is computed at load, in float32: a layer
-norm's affine part goes into the linear layer behind it, an attention's scale into its query. These foldings are exact in
-real arithmetic and move float32 results by about 1e-7.
+norm's affine part goes into the linear layer behind it, an attention's scale into its query. These foldings are exact
+in real arithmetic and move float32 results by about 1e-7.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping
 from .backend import mx
 
 Weights = Mapping[str, mx.array]
-#: Receives ``(stage name, array)`` for each stage of a tower, in the reference's layout; for checks, never in production.
+#: Receives ``(stage name, array)`` for each stage of a tower, in the reference's layout; for checks, never in
+#: production.
 Tap = Callable[[str, mx.array], None]
 
 
@@ -44,7 +45,9 @@ def linear(weights: Weights, name: str, dtype: mx.Dtype) -> Linear:
 
 
 def folded_linear(weights: Weights, norm: str, name: str, dtype: mx.Dtype, scale: mx.array | None = None) -> Linear:
-    """Linear layer `name` with the affine part of the layer norm `norm` before it folded in; `scale` [out] multiplies rows."""
+    """Linear layer `name` with the affine part of the layer norm `norm` before it folded in; `scale` [out] multiplies
+    rows.
+    """
     weight = weights[f"{name}.weight"].astype(mx.float32)
     bias = weight @ weights[f"{norm}.bias"]
     if f"{name}.bias" in weights:

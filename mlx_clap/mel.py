@@ -1,7 +1,7 @@
 """Window -> log-mel spectrogram, batched, in float32 on any device.
 
-Reference: ``transformers`` ``ClapFeatureExtractor`` (``spectrogram`` of ``audio_utils``): reflect-padded centred frames,
-periodic Hann window, power spectrum, mel bank, ``10 * log10(max(power, 1e-10))``; no top_db clipping.
+Reference: ``transformers`` ``ClapFeatureExtractor`` (``spectrogram`` of ``audio_utils``): reflect-padded centred
+frames, periodic Hann window, power spectrum, mel bank, ``10 * log10(max(power, 1e-10))``; no top_db clipping.
 """
 
 import numpy as np
@@ -9,6 +9,9 @@ from numpy.typing import NDArray
 
 from .backend import mx
 from .config import MelConfig
+
+#: Raised when the same sound would give other numbers: part of every space's identity.
+VERSION = 1
 
 #: Power floor of the reference; silence is therefore -100 dB.
 FLOOR = 1e-10
@@ -36,7 +39,8 @@ def mel_to_hertz(mels: NDArray[np.float64], bank: str) -> NDArray[np.float64]:
 def filterbank(config: MelConfig) -> NDArray[np.float64]:
     """Triangular filters, float64 [n_fft // 2 + 1, n_mels]; triangles are straight in Hz.
 
-    ``slaney`` equals ``librosa.filters.mel(..., htk=False, norm="slaney")``, ``htk`` equals ``(..., htk=True, norm=None)``.
+    ``slaney`` equals ``librosa.filters.mel(..., htk=False, norm="slaney")``, ``htk`` equals ``(..., htk=True,
+    norm=None)``.
     """
     bins = np.linspace(0.0, config.sample_rate / 2, config.n_fft // 2 + 1)
     ends = hertz_to_mel(np.array([config.f_min, config.f_max]), config.bank)

@@ -1,8 +1,8 @@
 """Random weights and sounds that are the same bytes on every machine and in every version of numpy.
 
-A freshly initialised CLAP hides most mistakes of a port (no relative bias, BatchNorm that does nothing), so checks run on
-models whose *every* parameter and buffer is random and of realistic size. Built on Philox's raw output, which numpy keeps
-stable, and on arithmetic that is exact.
+A freshly initialised CLAP hides most mistakes of a port (no relative bias, BatchNorm that does nothing), so checks
+run on models whose *every* parameter and buffer is random and of realistic size. Built on Philox's raw output, which
+numpy keeps stable, and on arithmetic that is exact.
 """
 
 import hashlib

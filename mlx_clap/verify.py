@@ -43,7 +43,9 @@ class Bars:
 
 
 #: Float32 on a CPU is held to the reference stage by stage.
-CPU_FLOAT32 = Bars(1e-6, log_mel_loud=1e-3, log_mel_rest=0.05, stage=2e-5, projection=1e-5, embedding=2e-6, end_to_end=5e-6)
+CPU_FLOAT32 = Bars(
+    1e-6, log_mel_loud=1e-3, log_mel_rest=0.05, stage=2e-5, projection=1e-5, embedding=2e-6, end_to_end=5e-6
+)
 #: Elsewhere (GPU arithmetic, rounded weights) by what a search would notice.
 BY_DTYPE = {"float32": Bars(1e-5), "float16": Bars(1e-3), "bfloat16": Bars(2e-2)}
 
@@ -58,8 +60,8 @@ def bars_for(clap: Clap) -> Bars:
 class Reference:
     """What the reference implementation computed.
 
-    `waveforms` [B, N] gave `log_mel` [B, T, M]; from `log_mel` (with `with_crops` where `longer` is given) came the audio
-    stages, from `ids` [C, L] the text stages. Stage arrays are [B, ...], or `sampled` ones [B, k].
+    `waveforms` [B, N] gave `log_mel` [B, T, M]; from `log_mel` (with `with_crops` where `longer` is given) came the
+    audio stages, from `ids` [C, L] the text stages. Stage arrays are [B, ...], or `sampled` ones [B, k].
     """
 
     config: ClapConfig
@@ -158,7 +160,8 @@ def _audio_stages(clap: Clap, log_mel: Any, longer: NDArray[np.bool_] | None) ->
 
     features = log_mel if longer is None else with_crops(log_mel)
     return _collect(
-        lambda i, tap: run(mx.array(features[i : i + 1]), None if longer is None else longer[i : i + 1], tap), len(log_mel)
+        lambda i, tap: run(mx.array(features[i : i + 1]), None if longer is None else longer[i : i + 1], tap),
+        len(log_mel),
     )
 
 
@@ -183,9 +186,9 @@ def _collect(run: Any, rows: int) -> dict[str, Array]:
 def stored_reference(name: str) -> Reference:
     """One of the references under ``golden/`` (`SMALL` and `FULL_SIZE` name them)."""
     path = resources.files("mlx_clap") / "golden" / f"{name}.safetensors"
-    with resources.as_file(path) as file, safe_open(file, framework="numpy") as stored:  # type: ignore[no-untyped-call]
+    with resources.as_file(path) as file, safe_open(file, framework="numpy") as stored:
         metadata = stored.metadata()
-        arrays = {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118 - not a dict
+        arrays = {key: stored.get_tensor(key) for key in stored.keys()}
     config = ClapConfig.from_json(json.loads(metadata["config"]))
     seeds = json.loads(metadata["sounds"])
     longer = json.loads(metadata["longer"])

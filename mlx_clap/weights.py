@@ -1,8 +1,8 @@
 """The names and shapes of a model's weights: what ``weights.safetensors`` holds, no more and no less.
 
 Linear weights are ``[out, in]``, convolution weights ``[out, height, width, in]`` (MLX's order), query, key and value
-are stacked in that order into one ``qkv``. `matrix_names` are those that may be stored in half precision: norms, biases,
-relative-position biases and BatchNorm statistics always stay float32 (variances of a log-mel need the range).
+are stacked in that order into one ``qkv``. `matrix_names` are those that may be stored in half precision: norms,
+biases, relative-position biases and BatchNorm statistics always stay float32 (variances of a log-mel need the range).
 """
 
 from .config import AudioConfig, ClapConfig, TextConfig

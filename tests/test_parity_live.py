@@ -61,7 +61,10 @@ def test_real_recordings_through_the_real_feature_extractor(full_size):
     model, config = full_size
     live = reference.run(model, config, np.stack(sounds), seeded_ids(config, seed=1))
     checks = [c for c in check(seeded_clap(config), live, CPU_FLOAT32) if c.name.startswith(("audio", "log"))]
-    print(f"{len(sounds)} recordings", *(f"{c.name}: {c.error:.1e}" for c in checks if "embedding" in c.name or "log" in c.name))
+    print(
+        f"{len(sounds)} recordings",
+        *(f"{c.name}: {c.error:.1e}" for c in checks if "embedding" in c.name or "log" in c.name),
+    )
     assert [c for c in checks if not c.ok] == []
 
 

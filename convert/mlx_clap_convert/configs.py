@@ -1,8 +1,8 @@
 """A checkpoint's description -> `ClapConfig`.
 
-Hugging Face configs come in two kinds: full ones with dozens of dead keys, and ones that hold only what differs from the
-class defaults. So unknown keys are ignored and every missing key takes transformers' class default, while a *value* this
-port does not implement is an error. LAION ``.pt`` files carry no config: their tensors' shapes tell.
+Hugging Face configs come in two kinds: full ones with dozens of dead keys, and ones that hold only what differs from
+the class defaults. So unknown keys are ignored and every missing key takes transformers' class default, while a
+*value* this port does not implement is an error. LAION ``.pt`` files carry no config: their tensors' shapes tell.
 """
 
 import re
@@ -12,7 +12,7 @@ from typing import Any
 from mlx_clap.config import AudioConfig, ClapConfig, MelConfig, TextConfig
 
 from .errors import CheckpointError
-from .names import Tensor
+from .lazy_tensor import LazyTensor
 
 # Class defaults of transformers' ClapTextConfig, ClapAudioConfig, ClapConfig and ClapFeatureExtractor.
 _TEXT_DEFAULTS: dict[str, Any] = {
@@ -161,11 +161,11 @@ def _mel(preprocessor: Mapping[str, Any] | None, fusion: bool, n_mels: int) -> M
     )
 
 
-def from_laion(tensors: Mapping[str, Tensor]) -> ClapConfig:
+def from_laion(tensors: Mapping[str, LazyTensor]) -> ClapConfig:
     """Infer the configuration of a LAION ``.pt`` from its tensors' shapes (prefix ``module.`` already removed).
 
-    The text tower's layer norms use eps 1e-5, as LAION's own code does (transformers' conversions use 1e-12, which moves
-    an embedding's components by up to 9e-5).
+    The text tower's layer norms use eps 1e-5, as LAION's own code does (transformers' conversions use 1e-12, which
+    moves an embedding's components by up to 9e-5).
 
     Raises:
         CheckpointError: a tensor that tells the shape is missing, or its heads do not divide.

@@ -1,15 +1,14 @@
 """Source keys <-> our weight names: pure tables, total and one-to-one, for both published layouts.
 
-``hf`` is the layout of transformers' ``ClapModel``, ``laion`` that of the original LAION checkpoints (lukewys/laion_clap).
-A mapping is proved by `plan`: every weight of the model has its source keys, and every source key is used or droppable for
-a stated reason. The tables say where each of our weights comes from; run backwards (`to_hf`) they give a reference
-implementation our weights. Layout moves (convolutions to MLX's channels-last order, query, key and value stacked) happen
-here and nowhere else.
+``hf`` is the layout of transformers' ``ClapModel``, ``laion`` that of the original LAION checkpoints
+(lukewys/laion_clap). A mapping is proved by `plan`: every weight of the model has its source keys, and every source
+key is used or droppable for a stated reason. The tables say where each of our weights comes from; run backwards
+(`to_hf`) they give a reference implementation our weights. Layout moves (convolutions to MLX's channels-last order,
+query, key and value stacked) happen here and nowhere else.
 """
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,18 +17,8 @@ from mlx_clap.config import ClapConfig
 from mlx_clap.weights import weight_shapes
 
 from .errors import MappingError
-
-Layout = Literal["hf", "laion"]
-Array = NDArray[np.generic]
-
-
-class Tensor(Protocol):
-    """A tensor of a checkpoint, read when `numpy` is called."""
-
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-    def numpy(self) -> Array: ...
-
+from .lazy_tensor import LazyTensor
+from .state_dict import Layout
 
 _HF_ENCODER = "audio_model.audio_encoder"
 _HF_FUSION = f"{_HF_ENCODER}.patch_embed.fusion_model"
@@ -196,7 +185,7 @@ def plan(config: ClapConfig, keys: Iterable[str], layout: Layout) -> tuple[dict[
 
 
 def map_weights(
-    config: ClapConfig, tensors: Mapping[str, Tensor], sources: Mapping[str, tuple[str, ...]]
+    config: ClapConfig, tensors: Mapping[str, LazyTensor], sources: Mapping[str, tuple[str, ...]]
 ) -> Iterable[tuple[str, NDArray[np.float32]]]:
     """Yield (our name, float32 array in our layout), reading one tensor at a time.
 
@@ -211,7 +200,7 @@ def map_weights(
                 f"{' + '.join(sources[name])} has shape {[p.shape for p in parts]}, "
                 f"the configuration asks for {shape} ({name})"
             )
-        yield name, np.ascontiguousarray(array)
+        yield name, np.ascontiguousarray(array).reshape(shape)  # numpy makes a scalar one-dimensional here
 
 
 def to_hf(weights: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:

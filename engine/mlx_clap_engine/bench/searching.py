@@ -1,0 +1,94 @@
+"""Search in a library of made embeddings in a temporary folder: exact, then through an index with its recall beside it."""
+
+import hashlib
+import itertools
+import tempfile
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlx_clap_engine.search import Question, RankBy, search
+from mlx_clap_engine.store.index import INDEX_FROM, build_index, recall
+from mlx_clap_engine.store.library import Store
+from mlx_clap_engine.store.schema import EmbeddedRecording, FileRow, RecordingRow, SpaceInfo
+
+from .measure import Plan, Row, once, row, timed
+from .subject import Subject
+
+#: A track of a little over three minutes.
+_WINDOWS_A_RECORDING = 20
+_RECORDINGS_A_COMMIT = 100
+_SPACE = "bench"
+_NOW = datetime.now(UTC)
+_RANKINGS: tuple[tuple[RankBy, str], ...] = (("best", "best window"), ("mean", "mean"))
+
+
+def searching(subject: Subject, plan: Plan) -> Iterator[Row]:
+    """Ask "what is like this recording", which needs no model: a whole query but for embedding its words."""
+    recordings = max(1, plan.windows // _WINDOWS_A_RECORDING)
+    rows = recordings * _WINDOWS_A_RECORDING
+    with tempfile.TemporaryDirectory() as folder:
+        store = Store.open(Path(folder, "library"), create=True)
+        seconds = _fill(store, recordings, subject.clap.embedding_dim)
+        yield row("search", f"commit {_RECORDINGS_A_COMMIT * _WINDOWS_A_RECORDING:,} windows", seconds, "commit")
+        yield from _queries(store, plan, f"exact, {rows:,} windows", recordings, recall=1.0)
+        if rows < INDEX_FROM:
+            return
+        built = [once(lambda: build_index(store, _SPACE, "windows"))]
+        yield row("search", f"build the index of {rows:,} windows", built, "index", state="cold")
+        found = recall(store, _SPACE, "windows", n_queries=50)
+        yield from _queries(store, plan, f"indexed, {rows:,} windows", recordings, recall=round(found, 4))
+
+
+def _queries(store: Store, plan: Plan, how: str, recordings: int, **about: float) -> Iterator[Row]:
+    numbers = itertools.cycle(np.random.default_rng(1).permutation(recordings).tolist())
+    for rank_by, words in _RANKINGS:
+        first = [once(lambda: _ask(store, next(numbers), rank_by))]  # noqa: B023 - called at once
+        yield row("search", f"{how}, by {words}", first, "query", state="cold", **about)
+        seconds = timed(lambda: _ask(store, next(numbers), rank_by), plan.repeats)  # noqa: B023
+        yield row("search", f"{how}, by {words}", seconds, "query", **about)
+
+
+def _ask(store: Store, number: int, rank_by: RankBy) -> None:
+    search(store, Question(like=[_id(number)]), k=10, rank_by=rank_by)
+
+
+def _fill(store: Store, recordings: int, dim: int) -> list[float]:
+    """Write a library of recordings whose embeddings lie around a few centres, as real ones do; seconds a commit."""
+    rng = np.random.default_rng(0)
+    centres = rng.standard_normal((64, dim)).astype(np.float32)
+    window_s = 10.0
+    seconds = []
+    with store.writer() as writer:
+        writer.add_space(SpaceInfo(_SPACE, "bench", dim, window_s, window_s, True, _NOW))
+        for start in range(0, recordings, _RECORDINGS_A_COMMIT):
+            numbers = range(start, min(start + _RECORDINGS_A_COMMIT, recordings))
+            embedded = [_embedded(n, centres[n % len(centres)], rng, window_s) for n in numbers]
+            commit = {"recordings": [_recording(n) for n in numbers], "files": [_file(n) for n in numbers]}
+            seconds.append(once(lambda: writer.commit(space=_SPACE, embedded=embedded, **commit)))  # type: ignore  # noqa
+    return seconds
+
+
+def _embedded(number: int, centre: NDArray[np.float32], rng: np.random.Generator, window_s: float) -> EmbeddedRecording:
+    vectors = centre + 0.8 * rng.standard_normal((_WINDOWS_A_RECORDING, len(centre)), dtype=np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    starts = np.arange(_WINDOWS_A_RECORDING) * window_s
+    return EmbeddedRecording(_id(number), window_s, starts, starts + window_s, starts < 0, vectors)
+
+
+def _recording(number: int) -> RecordingRow:
+    seconds = 10.0 * _WINDOWS_A_RECORDING
+    return RecordingRow(
+        _id(number), seconds, 44_100, 2, "flac", False, f"Title {number}", *[None] * 9, ingested_at=_NOW
+    )
+
+
+def _file(number: int) -> FileRow:
+    return FileRow(f"/music/{number:06}.flac", _id(number), 1000, 1, None, _NOW)
+
+
+def _id(number: int) -> str:
+    return hashlib.sha256(str(number).encode()).hexdigest()[:32]

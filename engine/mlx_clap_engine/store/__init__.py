@@ -1,0 +1,1 @@
+"""The library on disk: the only rooms that import lancedb."""
