@@ -24,7 +24,7 @@ def uniform(name: str, n: int) -> NDArray[np.float32]:
 def seeded_weights(config: ClapConfig, seed: int = 0) -> dict[str, NDArray[np.float32]]:
     """Every weight of a model, random, in a range a trained model's has: float32, our names and layout."""
     return {
-        name: _weight(name, shape, uniform(f"{seed}/{name}", int(np.prod(shape))).reshape(shape))
+        name: np.asarray(_weight(name, shape, uniform(f"{seed}/{name}", int(np.prod(shape))).reshape(shape)))
         for name, shape in weight_shapes(config).items()
     }
 

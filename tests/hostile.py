@@ -193,6 +193,7 @@ def broken_zips(path: Path) -> dict[str, bytes]:
         "big-endian": zip_of(plain, byteorder=b"big"),
         "a record twice": zip_of(plain, **{"data__0": b"1", "data/0": b"2"}),
         "encrypted": patched(start + 8, b"\x01\x08"),
+        "method in the directory only": patched(start + 10, b"\x08"),
         "method in the header only": patched(8, b"\x08"),
         "another name in the header": patched(30, b"\xff"),
         "padding into the next record": patched(28, b"\xff\xff"),
@@ -215,11 +216,14 @@ def broken_zips(path: Path) -> dict[str, bytes]:
 
 def other_files(path: Path) -> dict[str, bytes]:
     """Files of other kinds, and legacy files with a wrong frame."""
-    good = saved(path, {"a": np.arange(12, dtype=np.float32)}, legacy=True)
+    array = np.arange(12, dtype=np.float32)
+    good = saved(path, {"a": array}, legacy=True)
     tar = io.BytesIO()
     with tarfile.open(fileobj=tar, mode="w") as archive:
         for name in ("sys_info", "pickle", "tensors", "storages"):
             archive.addfile(tarfile.TarInfo(name))
+    shared = saved(path, [View(array, 0, (12,), (1,)), View(array, 0, (6,), (1,))], legacy=True)
+    at = shared.rindex(b"K\x0cNt")
     header = b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
     length = struct.pack("<q", 12)
     return {
@@ -241,6 +245,7 @@ def other_files(path: Path) -> dict[str, bytes]:
         "legacy, text after the end": good + b"!",
         "legacy, keys that do not agree": legacy_of(_pickle_of(path, {"a": np.arange(3)}, legacy=True)),
         "legacy, a tensor as header": good[:15] + _pickle_of(path, np.arange(3), legacy=True),
+        "legacy, two lengths of one storage": shared[:at] + b"K\x06Nt" + shared[at + 4 :],
         "legacy, another length": good.replace(length, struct.pack("<q", 13)),
         "legacy, negative length": good.replace(length, struct.pack("<q", -12)),
     }

@@ -95,6 +95,7 @@ def write_sound(
 ) -> Path:
     """Encode float32 [n, channels] to `path`. `tags` go by FFmpeg's names (title, artist, date, TBPM ...)."""
     extension = path.suffix[1:].lower()
+    path.parent.mkdir(parents=True, exist_ok=True)
     codec = codec or CODECS[extension]
     if codec == "vorbis":
         _write_vorbis(path, samples, rate, tags or {})

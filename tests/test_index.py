@@ -1,5 +1,7 @@
 """The vector index: when it is built, that it finds what exact search finds, and that new rows are not lost."""
 
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -93,6 +95,23 @@ def test_rows_after_the_index_are_found_and_a_long_tail_is_taken_in(
     assert build_index(store, SPACE, "windows") == IndexState(state.rows, state.rows)
     assert store.nearest(SPACE, "windows", vector, 1) == [nearest]
     assert build_index(store, SPACE, "windows", rebuild=True) == IndexState(state.rows, state.rows)
+
+
+@pytest.mark.parametrize("left", [0, 1000])
+def test_an_index_that_a_power_cut_damaged_is_dropped_and_built_again(store: Store, tmp_path: Path, left: int) -> None:
+    build_index(store, SPACE, "windows", rebuild=True)
+    copy = shutil.copytree(store.path, tmp_path / "library")
+    files = [path for path in (copy / "windows_small-0a1b2c3d.lance" / "_indices").rglob("*") if path.is_file()]
+    for file in files:
+        os.truncate(file, left)
+    (copy / "writer.lock").write_text("a writer that did not end")
+    damaged = Store.open(copy)
+    vector = unit_vectors(1, seed=77)[0]
+    assert damaged.nearest(SPACE, "windows", vector, 5) == store.nearest(SPACE, "windows", vector, 5)
+    assert index_state(damaged, SPACE, "windows").indexed == 0
+    state = build_index(damaged, SPACE, "windows")
+    (copy / "writer.lock").write_text("another that did not end")
+    assert index_state(Store.open(copy), SPACE, "windows") == state == IndexState(state.rows, state.rows)
 
 
 def test_recall_of_nothing_is_an_error(tmp_path: Path) -> None:

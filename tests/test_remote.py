@@ -201,6 +201,9 @@ def test_a_server_that_sends_more_than_asked_is_cut_off(serve: Any, noise: bytes
     site.too_much = b"x" * 50_000_000
     assert source.read(500_000, 10) == noise[500_000:500_010]
     assert source.bytes_read < 5_000_000
+    site.too_much = b""
+    after = 500_010 + remote.READ_AHEAD
+    assert source.read(after - 5, 10) == noise[after - 5 : after + 5]
 
 
 def test_a_token_is_sent_to_the_hub_but_not_to_the_host_it_redirects_to(serve: Any, noise: bytes) -> None:

@@ -48,6 +48,22 @@ def test_a_library_is_never_made_among_other_files(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["song.wav"]
 
 
+@pytest.mark.parametrize("name", ["a b", "x#y", "q?z", "per%20cent", "Ünï", "a:b", "memory:", "back\\slash", "quo'te"])
+def test_a_library_may_live_in_a_folder_of_any_name_that_is_text(tmp_path: Path, name: str) -> None:
+    store = Store.open(tmp_path / name / "library", create=True)
+    with store.writer() as writer:
+        writer.commit(failures=[failure("/f")])
+    assert (tmp_path / name / "library" / "failures.lance").is_dir()
+    assert Store.open(tmp_path / name / "library").counts().failures == 1
+
+
+@pytest.mark.parametrize("name", ["new\nline", "\udcff"])
+def test_a_folder_whose_name_is_not_text_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(LibraryError, match="characters that are not text"):
+        Store.open(tmp_path / name, create=True)
+    assert os.listdir(tmp_path) == []
+
+
 def test_a_library_whose_making_was_interrupted_is_made_again(tmp_path: Path) -> None:
     Store.open(tmp_path, create=True)
     for name in ("spaces", "failures"):

@@ -1,6 +1,7 @@
 """`torch_file`: what torch saved is read exactly and lazily; what is hostile or broken is refused, never run."""
 
 import io
+import pickle
 import random
 import struct
 import subprocess
@@ -235,7 +236,7 @@ def test_programs_are_refused_by_name_and_do_not_run(tmp_path: Path) -> None:
             with pytest.raises(CheckpointError, match="was refused"):
                 pytest.fail(f"{name} was read: {read_bytes(path, data)}")
             assert not marker.exists(), name
-    with pytest.raises(CheckpointError, match=r"names '(posix|nt)\.system'.*never|executed"):
+    with pytest.raises(CheckpointError, match=r"names '(posix|nt)\.system'"):
         read_bytes(path, hostile.zip_of(hostile.programs(marker)["os.system"]))
 
 
@@ -264,7 +265,8 @@ def test_reading_imports_executes_and_starts_nothing(tmp_path: Path) -> None:
         seen = []
         sys.addaudithook(lambda event, _: seen.append(event))
         assert [read(path) for path in good + bad] == ["read"] * 2 + ["refused"] * len(bad)
-        assert set(seen) <= {"open", "builtins.id"}, set(seen)
+        running = {"import", "exec", "compile", "pickle.find_class", "os.system", "os.exec", "os.posix_spawn"}
+        assert "open" in seen and not running & {*seen} and "subprocess.Popen" not in seen, set(seen)
         assert "torch" not in sys.modules
     """
     command = [sys.executable, "-c", textwrap.dedent(script), str(good), str(bad)]
@@ -329,6 +331,28 @@ def test_a_zip_is_refused_for_the_right_reason(tmp_path: Path, kind: str, messag
         read_bytes(tmp_path / "a.pt", hostile.broken_zips(tmp_path / "made.pt")[kind])
 
 
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("too many steps", "more than 500,000 steps"),
+        ("too much memory", "remembers more than 200,000"),
+        ("a text of 2 GB", "a text of 2,147,483,648 bytes"),
+        ("SETITEMS without a value", "key without a value"),
+        ("a list in itself", "contains itself"),
+        ("list bomb", "unfolds to more than"),
+        ("a class as data", "holds a 'collections.OrderedDict' as data"),
+    ],
+)
+def test_a_pickle_is_refused_for_the_right_reason(tmp_path: Path, kind: str, message: str) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        read_bytes(tmp_path / "a.pt", hostile.zip_of(hostile.twisted_pickles()[kind]))
+
+
+def test_a_newer_pickle_protocol_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="protocol 4"):
+        read_bytes(tmp_path / "a.pt", hostile.zip_of(pickle.dumps({}, 4)))
+
+
 @LAYOUTS
 def test_a_file_cut_anywhere_is_refused(tmp_path: Path, write: Any) -> None:
     write(tmp_path / "a.pt", {"a": np.arange(8, dtype=np.float32)})
@@ -375,7 +399,8 @@ def test_random_damage_gives_a_result_or_a_checkpoint_error_never_more(tmp_path:
 @pytest.mark.parity
 @pytest.mark.parametrize("legacy", [False, True])
 def test_what_torch_itself_saved_is_read_exactly(tmp_path: Path, legacy: bool) -> None:
-    torch = pytest.importorskip("torch")
+    import torch
+
     torch.manual_seed(0)
     model = torch.nn.Sequential(
         torch.nn.Conv2d(1, 8, 3), torch.nn.BatchNorm2d(8), torch.nn.Flatten(), torch.nn.Linear(8, 4)
@@ -384,7 +409,7 @@ def test_what_torch_itself_saved_is_read_exactly(tmp_path: Path, legacy: bool) -
     model(torch.randn(2, 1, 3, 3)).sum().backward()
     optimizer.step()
     base = torch.randn(6, 8)
-    tensors = {str(dtype): (base * 3).to(dtype) for dtype in (torch.bfloat16, torch.bool)}
+    tensors: dict[str, Any] = {str(dtype): (base * 3).to(dtype) for dtype in (torch.bfloat16, torch.bool)}
     tensors |= {name: (base * 3).to(getattr(torch, name)) for name in DTYPES}
     tensors |= {"t": base.t(), "slice": base[1:4, 2:7:2], "expand": base[:1].expand(5, 8), "scalar": base[2, 3]}
     tensors |= {"parameter": torch.nn.Parameter(base), "empty": base[:0], "size": base.shape}
@@ -414,7 +439,8 @@ def assert_same(read: Any, saved: Any) -> None:
 
 @pytest.mark.parity
 def test_our_writer_writes_torchs_own_bytes(tmp_path: Path) -> None:
-    torch = pytest.importorskip("torch")
+    import torch
+
     arrays = {"w": np.arange(24, dtype=np.float32).reshape(4, 6), "n": np.array(3), "e": np.ones((2, 0))}
     arrays |= {"h": np.ones(3, np.float16), "b": np.array([True, False]), "d": np.ones(2)}
     tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}

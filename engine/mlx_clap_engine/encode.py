@@ -19,7 +19,7 @@ _BIT_RATE = 256_000  # for the formats that have one; what shops sell
 
 @dataclass(frozen=True)
 class Format:
-    """A file type and the codec in it, by FFmpeg's names; `sample_format` where the encoder's first choice is unusual."""
+    """A file type and its codec by FFmpeg's names; `sample_format` where the encoder's first choice is unusual."""
 
     name: str
     extension: str

@@ -1,4 +1,4 @@
-"""What this machine is, in the words people use for it: for the reports of `doctor` and `bench`. It measures nothing."""
+"""What this machine is, in the words people use for it: for the reports of `doctor` and `bench`."""
 
 import os
 import platform

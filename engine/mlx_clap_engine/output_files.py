@@ -69,6 +69,8 @@ def _writable(target: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        # Arrow puts its own words into `strerror`.
+        reason = os.strerror(error.errno) if error.errno else error
         raise EngineError(
-            f"{target} could not be written: {error.strerror or error}. Free some space, or choose another place"
+            f"{target} could not be written: {reason}. Free some space, or choose another place"
         ) from error

@@ -23,14 +23,17 @@ def write_m3u(target: Path, answers: Iterable[Answer]) -> int:
     if target.exists() and not _is_playlist(target):
         raise AskedWronglyError(f"{target} exists and is no M3U playlist, so it is not replaced: choose another name")
     lines = [_HEADER]
-    paths = {answer.path: answer for answer in answers if not set("\r\n") & set(answer.path)}
-    for path, answer in paths.items():
+    once: dict[str, Answer] = {}
+    for answer in answers:
+        if not set("\r\n") & set(answer.path):
+            once.setdefault(answer.path, answer)
+    for path, answer in once.items():
         name = " - ".join(part for part in (answer.artist, answer.title) if part) or Path(path).stem
         lines.append(f"#EXTINF:{round(answer.duration_s)},{' '.join(name.split())}".encode("utf-8", "surrogateescape"))
         lines.append(os.fsencode(path))
     with new_file(target, overwrite=True) as work:
         work.write_bytes(b"\n".join(lines) + b"\n")
-    return len(paths)
+    return len(once)
 
 
 def _is_playlist(path: Path) -> bool:

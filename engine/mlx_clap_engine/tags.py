@@ -17,17 +17,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "track": ("track", "tracknumber", "wm/tracknumber"),
     "comment": ("comment", "description"),
     "key": ("tkey", "initialkey", "initial_key", "key", "wm/initialkey"),
-    "year": (
-        "date",
-        "year",
-        "tyer",
-        "tdrc",
-        "tdor",
-        "originaldate",
-        "date_released",
-        "wm/year",
-        "creation_time",
-    ),
+    "year": ("date", "year", "tyer", "tdrc", "tdor", "originaldate", "date_released", "wm/year"),
     "bpm": ("tbpm", "bpm", "tmpo", "tempo", "wm/beatsperminute"),
 }
 # Control characters would reach a terminal with the answers; tab and newline may stay.

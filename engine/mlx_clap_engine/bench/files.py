@@ -3,6 +3,7 @@
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from mlx_clap.backend import on_gpu
 from mlx_clap_engine.decode import open_audio
@@ -25,7 +26,7 @@ def decode(_: Subject, plan: Plan) -> Iterator[Row]:
         for format in filter(can_encode, FORMATS):
             path = Path(folder, f"{format.name}.{format.extension}")
             write_sound(path, sound, format)
-            seconds = timed(lambda path=path: _drain(path), plan.repeats, burn_in=1)  # type: ignore[misc]
+            seconds = timed(plan.repeats, _drain, path)
             case = f"{format.name} (.{format.extension}), 44.1 kHz stereo"
             yield row("decode", case, seconds, "second of sound", plan.sound_s)
 
@@ -46,7 +47,7 @@ def ingest(subject: Subject, plan: Plan) -> Iterator[Row]:
             format = formats[i % len(formats)]
             write_sound(music / f"{i:03}.{format.extension}", stereo_sound(plan.sound_s, seed=i), format)
         summary = Ingest(Store.open(Path(folder, "library"), create=True), clap).run([music])
-    about = {"dtype": subject.dtypes[-1], "batch": clap.batch_size, "windows": summary.windows}
+    about: dict[str, Any] = {"dtype": subject.dtypes[-1], "batch": clap.batch_size, "windows": summary.windows}
     for stage, seconds in summary.stages.items():
         yield row("ingest", stage, [seconds], "window", summary.windows, **about)
     yield row("ingest", "all", [summary.elapsed_s], "window", summary.windows, **about)

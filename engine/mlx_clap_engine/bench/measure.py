@@ -1,13 +1,15 @@
-"""How a figure is made: burnt in, timed, and told as median, minimum and p95 of n runs. Every bench makes rows with it."""
+"""How a figure is made: burnt in, timed, and told as median, minimum and p95 of n runs."""
 
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, ParamSpec
 
 import numpy as np
 
 Row = dict[str, Any]
+P = ParamSpec("P")
+_BURN_IN = 2
 
 
 @dataclass(frozen=True)
@@ -21,17 +23,18 @@ class Plan:
     windows: int = 100_000
 
 
-def timed(run: Callable[[], object], repeats: int, burn_in: int = 2) -> list[float]:
-    """Seconds of each of `repeats` calls, after `burn_in` that are not counted. `run` must finish its work itself."""
-    for _ in range(burn_in):
-        run()
-    return [once(run) for _ in range(repeats)]
+def timed(repeats: int, run: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> list[float]:
+    """Seconds of each of `repeats` calls, after two that are not counted. `run` must finish its work before it returns:
+    MLX is lazy."""
+    for _ in range(_BURN_IN):
+        run(*args, **kwargs)
+    return [once(run, *args, **kwargs) for _ in range(repeats)]
 
 
-def once(run: Callable[[], object]) -> float:
+def once(run: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> float:
     """Seconds of one call."""
     began = time.perf_counter()
-    run()
+    run(*args, **kwargs)
     return time.perf_counter() - began
 
 

@@ -40,7 +40,7 @@ def front_end(subject: Subject, plan: Plan) -> Iterator[Row]:
     clap = subject.clap
     for batch in (1, 4):
         waveforms = mx.array(sounds(clap.config, batch))
-        seconds = timed(lambda given=waveforms: mx.eval(clap.log_mel(given)), plan.repeats)  # type: ignore[misc]
+        seconds = timed(plan.repeats, _log_mel, clap, waveforms)
         yield row("front-end", f"batch {batch}", seconds, "window", batch, batch=batch, dtype="float32")
 
 
@@ -48,22 +48,21 @@ def audio(subject: Subject, plan: Plan) -> Iterator[Row]:
     """Log-mel to embedding by batch and dtype; then the whole way from samples in numpy to embeddings in numpy."""
     for dtype in subject.dtypes:
         clap = subject.in_dtype(dtype)
-        first = mx.array(clap.log_mel(mx.array(sounds(clap.config, 1))))
-        mx.eval(first)
-        seconds = [once(lambda: mx.eval(_embed_audio(clap, first)))]
+        one = _log_mel(clap, mx.array(sounds(clap.config, 1)))
+        seconds = [once(embed_audio, clap, one)]
         yield row("audio", "tower, first window", seconds, "window", state="cold", batch=1, dtype=dtype)
         for batch in batches():
-            log_mel = clap.log_mel(mx.array(sounds(clap.config, batch)))
-            mx.eval(log_mel)
+            log_mel = _log_mel(clap, mx.array(sounds(clap.config, batch)))
             mx.reset_peak_memory()
-            seconds = timed(lambda given=log_mel: mx.eval(_embed_audio(clap, given)), plan.repeats)  # type: ignore[misc]
+            seconds = timed(plan.repeats, embed_audio, clap, log_mel)
             peak = round(mx.get_peak_memory() / 1e6)
             case = f"tower, batch {batch}"
             yield row("audio", case, seconds, "window", batch, batch=batch, dtype=dtype, peak_mb=peak)
             mx.clear_cache()
-        waveforms = sounds(clap.config, max(8, clap.batch_size))
-        seconds = timed(lambda: clap.embed_audio(waveforms), max(2, plan.repeats // 3), burn_in=1)
-        yield row("audio", "sound to embedding", seconds, "window", len(waveforms), batch=clap.batch_size, dtype=dtype)
+        waveforms = sounds(clap.config, max(4, clap.batch_size))
+        seconds = timed(plan.repeats, clap.embed_audio, waveforms)
+        n = len(waveforms)
+        yield row("audio", "sound to embedding", seconds, "window", n, batch=clap.batch_size, dtype=dtype)
 
 
 def text(subject: Subject, plan: Plan) -> Iterator[Row]:
@@ -71,17 +70,29 @@ def text(subject: Subject, plan: Plan) -> Iterator[Row]:
     for dtype in subject.dtypes:
         clap = subject.in_dtype(dtype)
         query, prompts = token_ids(clap.config, 1), token_ids(clap.config, TEXTS)
-        seconds = [once(lambda: mx.eval(_embed_text(clap, query)))]
+        seconds = [once(embed_text, clap, query)]
         yield row("text", f"first query of {TOKENS} tokens", seconds, "text", state="cold", batch=1, dtype=dtype)
-        seconds = timed(lambda: mx.eval(_embed_text(clap, query)), plan.repeats)
+        seconds = timed(plan.repeats, embed_text, clap, query)
         yield row("text", f"a query of {TOKENS} tokens", seconds, "text", batch=1, dtype=dtype)
-        seconds = timed(lambda: mx.eval(_embed_text(clap, prompts)), plan.repeats)
+        seconds = timed(plan.repeats, embed_text, clap, prompts)
         yield row("text", f"{TEXTS} texts of {TOKENS} tokens", seconds, "text", TEXTS, batch=TEXTS, dtype=dtype)
 
 
-def _embed_audio(clap: Clap, log_mel: mx.array) -> mx.array:
-    return unit(clap.audio_projection(clap.audio_tower(log_mel)))
+def embed_audio(clap: Clap, log_mel: mx.array) -> mx.array:
+    """Log-mel [B, T, M] -> embeddings [B, D], evaluated."""
+    embeddings = unit(clap.audio_projection(clap.audio_tower(log_mel)))
+    mx.eval(embeddings)
+    return embeddings
 
 
-def _embed_text(clap: Clap, ids: NDArray[np.int32]) -> mx.array:
-    return unit(clap.text_projection(clap.text_tower(ids)))
+def embed_text(clap: Clap, ids: NDArray[np.int32]) -> mx.array:
+    """Token ids [B, T] -> embeddings [B, D], evaluated."""
+    embeddings = unit(clap.text_projection(clap.text_tower(ids)))
+    mx.eval(embeddings)
+    return embeddings
+
+
+def _log_mel(clap: Clap, waveforms: mx.array) -> mx.array:
+    log_mel = clap.log_mel(waveforms)
+    mx.eval(log_mel)
+    return log_mel

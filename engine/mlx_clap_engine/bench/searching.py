@@ -1,19 +1,24 @@
-"""Search in a library of made embeddings in a temporary folder: exact, then through an index with its recall beside it."""
+"""Search in a temporary library of made embeddings: exact, then through an index, its recall beside it."""
 
 import hashlib
 import itertools
 import tempfile
 from collections.abc import Iterator
+from dataclasses import fields
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mlx_clap_engine.search import Question, RankBy, search
+from mlx_clap_engine.questions import Question
+from mlx_clap_engine.search import RankBy, search
 from mlx_clap_engine.store.index import INDEX_FROM, build_index, recall
 from mlx_clap_engine.store.library import Store
 from mlx_clap_engine.store.schema import EmbeddedRecording, FileRow, RecordingRow, SpaceInfo
+from mlx_clap_engine.tags import Tags
 
 from .measure import Plan, Row, once, row, timed
 from .subject import Subject
@@ -37,23 +42,23 @@ def searching(subject: Subject, plan: Plan) -> Iterator[Row]:
         yield from _queries(store, plan, f"exact, {rows:,} windows", recordings, recall=1.0)
         if rows < INDEX_FROM:
             return
-        built = [once(lambda: build_index(store, _SPACE, "windows"))]
+        built = [once(build_index, store, _SPACE, "windows")]
         yield row("search", f"build the index of {rows:,} windows", built, "index", state="cold")
         found = recall(store, _SPACE, "windows", n_queries=50)
         yield from _queries(store, plan, f"indexed, {rows:,} windows", recordings, recall=round(found, 4))
 
 
-def _queries(store: Store, plan: Plan, how: str, recordings: int, **about: float) -> Iterator[Row]:
+def _queries(store: Store, plan: Plan, how: str, recordings: int, **about: Any) -> Iterator[Row]:
     numbers = itertools.cycle(np.random.default_rng(1).permutation(recordings).tolist())
     for rank_by, words in _RANKINGS:
-        first = [once(lambda: _ask(store, next(numbers), rank_by))]  # noqa: B023 - called at once
+        first = [once(_ask, store, numbers, rank_by)]
         yield row("search", f"{how}, by {words}", first, "query", state="cold", **about)
-        seconds = timed(lambda: _ask(store, next(numbers), rank_by), plan.repeats)  # noqa: B023
+        seconds = timed(plan.repeats, _ask, store, numbers, rank_by)
         yield row("search", f"{how}, by {words}", seconds, "query", **about)
 
 
-def _ask(store: Store, number: int, rank_by: RankBy) -> None:
-    search(store, Question(like=[_id(number)]), k=10, rank_by=rank_by)
+def _ask(store: Store, numbers: Iterator[int], rank_by: RankBy) -> None:
+    search(store, Question(like=[_id(next(numbers))]), k=10, rank_by=rank_by)
 
 
 def _fill(store: Store, recordings: int, dim: int) -> list[float]:
@@ -67,22 +72,24 @@ def _fill(store: Store, recordings: int, dim: int) -> list[float]:
         for start in range(0, recordings, _RECORDINGS_A_COMMIT):
             numbers = range(start, min(start + _RECORDINGS_A_COMMIT, recordings))
             embedded = [_embedded(n, centres[n % len(centres)], rng, window_s) for n in numbers]
-            commit = {"recordings": [_recording(n) for n in numbers], "files": [_file(n) for n in numbers]}
-            seconds.append(once(lambda: writer.commit(space=_SPACE, embedded=embedded, **commit)))  # type: ignore  # noqa
+            recordings_rows, file_rows = [_recording(n) for n in numbers], [_file(n) for n in numbers]
+            commit = partial(writer.commit, recordings=recordings_rows, files=file_rows)
+            seconds.append(once(commit, space=_SPACE, embedded=embedded))
     return seconds
 
 
 def _embedded(number: int, centre: NDArray[np.float32], rng: np.random.Generator, window_s: float) -> EmbeddedRecording:
     vectors = centre + 0.8 * rng.standard_normal((_WINDOWS_A_RECORDING, len(centre)), dtype=np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    starts = np.arange(_WINDOWS_A_RECORDING) * window_s
+    starts = np.arange(_WINDOWS_A_RECORDING, dtype=np.float64) * window_s
     return EmbeddedRecording(_id(number), window_s, starts, starts + window_s, starts < 0, vectors)
 
 
 def _recording(number: int) -> RecordingRow:
     seconds = 10.0 * _WINDOWS_A_RECORDING
+    tags: dict[str, Any] = dict.fromkeys(field.name for field in fields(Tags))
     return RecordingRow(
-        _id(number), seconds, 44_100, 2, "flac", False, f"Title {number}", *[None] * 9, ingested_at=_NOW
+        _id(number), seconds, 44_100, 2, "flac", False, **tags | {"title": f"Title {number}"}, ingested_at=_NOW
     )
 
 

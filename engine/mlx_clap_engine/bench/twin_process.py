@@ -15,9 +15,9 @@ Array = NDArray[np.float32]
 
 
 def serve(connection: Connection) -> None:
-    """Receive (config, weights, gpu), answer what PyTorch runs on; then time each ("audio" or "text", input) until None.
+    """Receive (config, weights, gpu), say what PyTorch runs on; then time each ("audio" or "text", input) until None.
 
-    An answer is (seconds, embeddings [B, D]).
+    An answer is ((seconds, CPU seconds over all threads), embeddings [B, D]).
     """
     # By name, so that neither types nor tests need PyTorch installed.
     torch: Any = importlib.import_module("torch")
@@ -30,10 +30,10 @@ def serve(connection: Connection) -> None:
         while (request := connection.recv()) is not None:
             tower, given = request
             tensor = torch.from_numpy(given).to(device)
-            began = time.perf_counter()
+            clock, cpu = time.perf_counter(), time.process_time()
             embeddings = torch.nn.functional.normalize(towers[tower](tensor), dim=-1).cpu()  # waits for the device
-            seconds = time.perf_counter() - began
-            connection.send((seconds, embeddings.numpy()))
+            seconds, cpu_seconds = time.perf_counter() - clock, time.process_time() - cpu
+            connection.send(((seconds, cpu_seconds), embeddings.numpy()))
 
 
 def _audio(torch: Any, model: Any) -> Callable[[Any], Any]:

@@ -13,6 +13,7 @@ import click
 from mlx_clap import __version__
 from mlx_clap.errors import ClapError
 
+from .bench import bench
 from .convert import convert, models
 from .doctor import doctor
 from .export import export
@@ -64,5 +65,5 @@ def main() -> None:
     """
 
 
-for command in (convert, models, ingest, query, export, index, status, doctor):
+for command in (convert, models, ingest, query, export, index, status, doctor, bench):
     main.add_command(command)

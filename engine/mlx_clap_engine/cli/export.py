@@ -65,8 +65,10 @@ def export(
             done = to_parquet(selection, parquet, overwrite, progress)
         elif numpy is not None:
             done = to_numpy(selection, numpy, overwrite, progress)
+        elif to_stdout:
+            done = to_jsonl(selection, sys.stdout, overwrite, progress)
         else:
-            done = to_jsonl(selection, click.get_text_stream("stdout") if to_stdout else target, overwrite, progress)
+            done = to_jsonl(selection, target, overwrite, progress)
     if not done:
         shared.warn("nothing to export: no recording with sound matches")
     if shared.json:

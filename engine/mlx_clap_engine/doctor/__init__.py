@@ -10,8 +10,7 @@ from pathlib import Path
 from mlx_clap.verify import FULL_SIZE, SMALL
 from mlx_clap_convert.installed import installed
 
-from . import arithmetic, surroundings
-from .codecs import codecs
+from . import arithmetic, codecs, surroundings
 from .finding import Finding, guarded
 
 
@@ -24,7 +23,7 @@ def examine(library: Path, quick: bool = False) -> Iterator[Finding]:
     """
     yield from guarded("system", surroundings.system)
     yield from guarded("device", surroundings.device)
-    yield from guarded("codecs", codecs)
+    yield from guarded("codecs", codecs.formats)
     yield from guarded("library", partial(surroundings.library, library))
     yield from guarded("models", surroundings.models)
     yield from guarded("Hugging Face Hub", surroundings.hub)

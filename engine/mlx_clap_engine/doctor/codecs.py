@@ -18,7 +18,7 @@ _SECONDS = 1.0
 _TOLERANCE_S = 0.1
 
 
-def codecs() -> Iterator[Finding]:
+def formats() -> Iterator[Finding]:
     """One finding over all formats, and one for each that cannot be read."""
     read, listed = [], []
     with tempfile.TemporaryDirectory() as folder:

@@ -109,7 +109,9 @@ class Pending:
         now = datetime.now(UTC)
         for one in all_failed:
             found = one.job.found
-            self._failures.append(FailureRow(found.path, found.size, found.mtime_ns, "decode", one.error, now))
+            # The text may quote a path whose bytes are not UTF-8, which a table cannot hold.
+            error = one.error.encode("utf-8", "backslashreplace").decode()
+            self._failures.append(FailureRow(found.path, found.size, found.mtime_ns, "decode", error, now))
         return all_failed
 
     def commit(self) -> None:

@@ -101,7 +101,7 @@ class Ingest:
         self._count = workers or max(2, min(8, os.cpu_count() or 2))
         self._retry_failed, self._bundles, self._download = retry_failed, bundles, download
         self._info = known or SpaceInfo(
-            clap.space, clap.name, clap.embedding_dim, window_s, self.hop_s, not known, datetime.now(UTC)
+            clap.space, clap.name, clap.embedding_dim, window_s, self.hop_s, False, datetime.now(UTC)
         )
         self._workers: Workers | None = None
         self.stopped = False

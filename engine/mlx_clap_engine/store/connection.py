@@ -59,7 +59,7 @@ class Connection:
     def exists(self, name: str) -> bool:
         """Whether a table of that name has been made."""
         # Its folder may be there without a first manifest after a power cut.
-        return any((self.path / f"{name}.lance" / "_versions").glob("*.manifest"))
+        return bool(list((self.path / f"{name}.lance" / "_versions").glob("*.manifest")))
 
     def create_missing(self, schemas: dict[str, pa.Schema]) -> None:
         """Make those of `schemas` (by table name, in order) that are not there."""

@@ -18,6 +18,11 @@ def create_library(folder: Path) -> None:
         LibraryError: the folder holds something else, cannot be written to, or is on a disk a library cannot live on.
         LibraryBusyError: another process is at it.
     """
+    if not str(folder).isprintable():  # LanceDB takes no control characters, nor bytes that are not text
+        raise LibraryError(
+            f"A library cannot be made at {str(folder)!r}: a name on the way there holds characters that are not text. "
+            "Choose another folder with --library"
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
         present = set(os.listdir(folder)) - {LOCK_FILE, ".DS_Store"} - {f"{name}.lance" for name in SCHEMAS}

@@ -137,6 +137,11 @@ def remove_crash_litter(table: Path) -> None:
                 path.unlink()
 
 
+def indexes_are_whole(table: Path) -> bool:
+    """Whether no file of a table's indexes was emptied or cut off by a power cut."""
+    return all(_has_footer(path) for path in (table / "_indices").rglob("*") if path.is_file())
+
+
 def _has_footer(path: Path) -> bool:
     with path.open("rb") as file:
         file.seek(0, os.SEEK_END)

@@ -6,6 +6,7 @@ disk can be lost, and then the file it belongs to is not "done" and is ingested 
 """
 
 import os
+import shutil
 from collections.abc import Iterable
 
 import pyarrow as pa
@@ -15,7 +16,7 @@ from lancedb.table import Table
 from mlx_clap_engine.errors import LibraryError
 
 from .connection import Connection, chunks, writable
-from .disk import remove_crash_litter
+from .disk import indexes_are_whole, remove_crash_litter
 from .lock import WriterLock
 from .schema import FILES, KEYS, RECORDINGS, SCHEMAS, SPACES, SpaceInfo, means_table, space_schemas, windows_table
 
@@ -55,6 +56,7 @@ def recover(connection: Connection) -> None:
             connection.create_missing(space_schemas(info))
             for name in space_schemas(info):
                 _roll_back_to_readable(connection, name)
+                _drop_broken_indexes(connection, name)
         _reconcile(connection, [info.space for info in spaces])
         # What the dead writer had not flushed yet may be any of its files: one flush of everything is the quickest.
         os.sync()
@@ -76,6 +78,15 @@ def _roll_back_to_readable(connection: Connection, name: str) -> None:
         f"Table {name!r} of the library at {connection.path} cannot be read, nor could its last {ROLLBACK} states. "
         "Bring the folder back from a backup, or move it away and run `mlxclap ingest` again"
     )
+
+
+def _drop_broken_indexes(connection: Connection, name: str) -> None:
+    """An index holds nothing that cannot be built again; without it search is exact."""
+    if not indexes_are_whole(connection.path / f"{name}.lance"):
+        table = connection.table(name)
+        for index in table.list_indices():
+            table.drop_index(index.name)
+        shutil.rmtree(connection.path / f"{name}.lance" / "_indices")
 
 
 def _reconcile(connection: Connection, spaces: Iterable[str]) -> None:
