@@ -19,9 +19,10 @@ from mlx_clap_engine.decode import open_audio
 from mlx_clap_engine.store import index
 from mlx_clap_engine.store.library import Store
 from mlx_clap_engine.store.schema import EmbeddedRecording, FileRow, SpaceInfo
+from search_samples import ident, make_library, sound
 from small_model import small_model
-from sounds import make_sound
-from store_samples import recording
+from sounds import make_sound, synthesise, write_sound
+from store_samples import recording, unit_vectors
 
 WHEN = datetime(2026, 3, 1, tzinfo=UTC)
 
@@ -106,6 +107,19 @@ def test_a_sound_file_finds_itself_in_the_library(library: Path, sounds: Path) -
     assert found[0]["similarity"] == pytest.approx(1.0, abs=2e-6)
     assert found[0]["percentile"] == 100.0
     assert "start_s" not in found[0]
+
+
+def test_silence_in_a_sound_file_does_not_count(models: Path, tmp_path: Path) -> None:
+    samples = np.concatenate([synthesise(10.0, "noise"), synthesise(20.0, "silence")])
+    half = write_sound(tmp_path / "half.wav", samples, 44_100)
+    store = Store.open(tmp_path / "library", create=True)
+    take_in(store, Clap.load(models / "small"), half)
+    [found] = rows("query", "--audio", half, "--library", store.path)
+    assert found["similarity"] == pytest.approx(1.0, abs=2e-6)
+    nothing = make_sound(tmp_path / "nothing.wav", 3.0, "silence")
+    result = run("query", "--audio", nothing, "--library", store.path)
+    assert result.exit_code == 1
+    assert "holds only silence" in result.stderr
 
 
 def test_likeness_and_windows_give_times(library: Path, sounds: Path) -> None:
@@ -248,8 +262,6 @@ def test_a_small_library_needs_no_index(library: Path) -> None:
 
 
 def test_an_index_is_built_measured_and_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from test_search import ident, make_library, sound, unit_vectors
-
     monkeypatch.setattr(index, "INDEX_FROM", 500)
     store = make_library(tmp_path / "library", [sound(f"r{i}", unit_vectors(10, seed=i)) for i in range(60)])
     built = rows("index", "--library", store.path)

@@ -1,5 +1,7 @@
 """A checkpoint becomes a model: every key accounted for, every layout, and nothing unhealthy unasked."""
 
+import dataclasses
+import hashlib
 import json
 import os
 import subprocess
@@ -12,10 +14,11 @@ from click.testing import CliRunner
 from mlx_clap import Clap, ModelFormatError
 from mlx_clap.config import AudioConfig, ClapConfig, MelConfig
 from mlx_clap.seeded import seeded_sound, seeded_weights
+from mlx_clap.weights import weight_shapes
 from mlx_clap_convert.configs import from_hf, from_laion
 from mlx_clap_convert.conversion import convert
 from mlx_clap_convert.errors import CheckpointError, HealthError, MappingError
-from mlx_clap_convert.names import DROPPABLE, plan, to_hf, to_laion
+from mlx_clap_convert.names import plan, source_keys, to_hf, to_laion
 from mlx_clap_engine.cli import main
 from safetensors.numpy import load_file, save_file
 from small_model import CONFIG, small_checkpoint
@@ -35,12 +38,7 @@ def own_models(tmp_path, monkeypatch):
 
 
 def hf_keys(config: ClapConfig, buffers: bool = True) -> set[str]:
-    keys = set()
-    for name, shape in __import__("mlx_clap.weights", fromlist=["weight_shapes"]).weight_shapes(config).items():
-        from mlx_clap_convert.names import source_keys
-
-        keys |= set(source_keys(name, "hf"))
-        assert shape is not None
+    keys = {key for name in weight_shapes(config) for key in source_keys(name, "hf")}
     if buffers:
         keys |= {"text_model.embeddings.position_ids", "text_model.embeddings.token_type_ids"}
         keys |= {k.replace("running_mean", "num_batches_tracked") for k in keys if k.endswith("running_mean")}
@@ -111,6 +109,10 @@ def test_every_container_of_one_checkpoint_gives_one_space_and_one_set_of_number
 @pytest.mark.parametrize("bare", [True, False])
 def test_a_laion_file_gives_the_same_weights_as_its_hugging_face_conversion(tmp_path, prefix, bare):
     folder = small_checkpoint(tmp_path / "hf")
+    # A LAION file does not tell its number of text heads: they are RoBERTa's, 64 wide.
+    config = json.loads((folder / "config.json").read_text())
+    config["text_config"]["num_attention_heads"] = CONFIG.text.width // 64
+    (folder / "config.json").write_text(json.dumps(config))
     state = {prefix + key: array for key, array in to_laion(seeded_weights(CONFIG)).items()}
     state[prefix + "audio_branch.tscam_conv.weight"] = np.zeros((3, 128, 2, 3), np.float32)
     state[prefix + "audio_branch.logmel_extractor.melW"] = np.zeros((513, 64), np.float32)
@@ -129,8 +131,6 @@ def test_a_laion_file_gives_the_same_weights_as_its_hugging_face_conversion(tmp_
 @pytest.mark.parametrize("name", RELEASED)
 def test_a_laion_files_shapes_tell_its_configuration(name):
     config = RELEASED[name]
-    import dataclasses
-
     shapes = {key: _Shape(a.shape) for key, a in to_laion(_empty_weights(config)).items()}
     expected = dataclasses.replace(config, text=dataclasses.replace(config.text, layer_norm_eps=1e-5))
     assert from_laion(shapes) == expected
@@ -144,8 +144,6 @@ class _Shape:
 
 
 def _empty_weights(config):
-    from mlx_clap.weights import weight_shapes
-
     return {
         name: np.lib.stride_tricks.as_strided(np.zeros(1, np.float32), shape, [0] * len(shape))
         for name, shape in weight_shapes(config).items()
@@ -176,6 +174,15 @@ def test_the_preprocessors_own_default_of_the_lowest_frequency_is_zero():
     assert from_hf({}, {"truncation": "rand_trunc"}).mel.f_min == 0.0
     assert from_hf({}, None).mel == MelConfig(bank="slaney", f_min=50.0)
     assert from_hf({"audio_config": {"enable_fusion": True}}, None).mel.bank == "htk"
+
+
+def test_the_processor_file_of_transformers_5_is_read(tmp_path):
+    folder = small_checkpoint(tmp_path / "hf")
+    extractor = json.loads((folder / "preprocessor_config.json").read_text()) | {"frequency_min": 0}
+    (folder / "preprocessor_config.json").unlink()
+    (folder / "processor_config.json").write_text(json.dumps({"feature_extractor": extractor, "processor_class": "x"}))
+    done = convert(str(folder), name="m", force=True)
+    assert Clap.load(done.path).config.mel.f_min == 0.0
 
 
 def test_an_untrained_checkpoint_is_refused_and_installs_by_force(tmp_path, own_models):
@@ -235,8 +242,6 @@ def test_provenance_tells_what_was_read(tmp_path):
     folder = small_checkpoint(tmp_path / "hf")
     done = convert(str(folder), name="m", force=True)
     provenance = json.loads((done.path / "provenance.json").read_text())
-    import hashlib
-
     files = {file["name"].split("/")[-1]: file for file in provenance["files"]}
     assert files["model.safetensors"]["sha256"] == hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
     assert provenance["space"] == done.space == Clap.load(done.path).space

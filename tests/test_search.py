@@ -1,7 +1,5 @@
 """Searching: how questions are combined, what is answered and in what order, and that the index changes none of it."""
 
-import hashlib
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -21,50 +19,10 @@ from mlx_clap_engine.store import index
 from mlx_clap_engine.store.index import build_index
 from mlx_clap_engine.store.library import Store
 from mlx_clap_engine.store.lookup import sample_ids
-from mlx_clap_engine.store.schema import EmbeddedRecording
-from store_samples import DIM, SPACE, file, label, recording, space_info, unit_vectors
+from search_samples import direction, ident, make_library, sound
+from store_samples import DIM, SPACE, file, label, recording, unit_vectors
 
 Matrix = NDArray[np.float32]
-
-
-def ident(name: str) -> str:
-    """An id as real ones are: 32 hexadecimal digits of a hash."""
-    return hashlib.sha256(name.encode()).hexdigest()[:32]
-
-
-def direction(*weights: float) -> Matrix:
-    """A unit vector with these first components."""
-    vector = np.zeros(DIM, np.float32)
-    vector[: len(weights)] = weights
-    return vector / np.linalg.norm(vector)
-
-
-def sound(name: str, vectors: Iterable[Matrix], silent: tuple[int, ...] = ()) -> EmbeddedRecording:
-    """A recording with one window of 10 s for each vector."""
-    stacked = np.stack(list(vectors))
-    starts = np.arange(len(stacked)) * 10.0
-    return EmbeddedRecording(
-        ident(name), 10.0, starts, starts + 10.0, np.isin(np.arange(len(stacked)), silent), stacked
-    )
-
-
-def make_library(
-    path: Path, sounds: Iterable[EmbeddedRecording], tags: dict[str, dict[str, object]] | None = None
-) -> Store:
-    """A library of `sounds`, each at /m/<id>.wav; `tags` by recording id."""
-    store, sounds = Store.open(path, create=True), list(sounds)
-    with store.writer() as writer:
-        writer.add_space(space_info())
-        writer.commit(
-            space=SPACE,
-            embedded=sounds,
-            recordings=[
-                recording(s.recording_id, silent=s.wholly_silent, **(tags or {}).get(s.recording_id, {}))
-                for s in sounds
-            ],
-            files=[file(f"/m/{s.recording_id}.wav", s.recording_id) for s in sounds],
-        )
-    return store
 
 
 def ids(answers: Answers) -> list[str]:
@@ -309,8 +267,8 @@ def test_an_empty_library_says_how_to_fill_it(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """400 recordings of 60 windows, unindexed until a test builds the index."""
-    sounds = [sound(f"large {i}", unit_vectors(60, seed=i), silent=(i % 60,)) for i in range(400)]
+    """400 recordings of 20 windows, unindexed until a test builds the index."""
+    sounds = [sound(f"large {i}", unit_vectors(20, seed=i), silent=(i % 20,)) for i in range(400)]
     tags = {s.recording_id: {"bpm": float(60 + i)} for i, s in enumerate(sounds)}
     return make_library(tmp_path_factory.mktemp("search") / "library", sounds, tags)
 
@@ -327,6 +285,8 @@ def test_the_index_gives_the_rows_that_exact_search_gives(large: Store, monkeypa
         assert build_index(large, SPACE, kind).indexed > 0
     after = [search(large, question, **want) for question in questions for want in wants]  # type: ignore[arg-type]
     assert not any(answers.exact for answers in after)
+    asked = [set(question.like) for question in questions for _ in wants]
+    assert all(not references & set(ids(answers)) for references, answers in zip(asked, after, strict=True))
     found = total = 0
     for exact, indexed in zip(before, after, strict=True):
         assert len(exact.rows) == len(indexed.rows)

@@ -26,6 +26,8 @@ from .tokenizer_files import TOKENIZER, given_tokenizer, tokenizer_file, tokeniz
 from .torch_file import read_torch_file
 
 CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
+#: Since transformers 5 a processor is saved as one file, with the feature extractor's settings under a key of its own.
+PROCESSOR, EXTRACTOR = "processor_config.json", "feature_extractor"
 #: What a Hugging Face folder may hold its weights in, best first. An index names shards.
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 _TORCH_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin")
@@ -234,7 +236,10 @@ class _Reading:
         config = _read_object(get(CONFIG))
         if config.get("model_type", "clap") != "clap":
             raise CheckpointError(f"{where} is a checkpoint of type {config['model_type']!r}; only `clap` is read.")
-        return config, _read_object(get(PREPROCESSOR)) if PREPROCESSOR in names else None
+        if PREPROCESSOR in names:
+            return config, _read_object(get(PREPROCESSOR))
+        extractor = _read_object(get(PROCESSOR)).get(EXTRACTOR) if PROCESSOR in names else None
+        return config, extractor if isinstance(extractor, dict) else None
 
     def _sharded(self, index: Path, get: Callable[[str], Path], where: str) -> dict[str, LazyTensor]:
         """The shards an index names, as one; their keys must be exactly those the index lists."""

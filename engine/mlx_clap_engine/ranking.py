@@ -93,12 +93,10 @@ class _Measured:
     end_s: Numbers
 
     def best(self) -> NDArray[np.intp]:
-        """The row [R] of each recording's highest similarity, the earliest of equals; in the order of `ids`."""
+        """The row [R] of each recording's highest similarity, the first of equals; in the order of `ids`."""
         highest = np.full(len(self.ids), -np.inf)
         np.maximum.at(highest, self.codes, self.similarity)
         rows = np.flatnonzero(self.similarity == highest[self.codes])
-        if len(self.start_s):
-            rows = rows[np.argsort(self.start_s[rows], kind="stable")]
         return rows[np.unique(self.codes[rows], return_index=True)[1]]
 
     def candidate(self, row: int) -> Candidate:

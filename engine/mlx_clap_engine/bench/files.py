@@ -8,7 +8,7 @@ from typing import Any
 from mlx_clap.backend import on_gpu
 from mlx_clap_engine.decode import open_audio
 from mlx_clap_engine.encode import FORMATS, can_encode, stereo_sound, write_sound
-from mlx_clap_engine.ingest import Ingest
+from mlx_clap_engine.ingest import Ingest, Summary
 from mlx_clap_engine.store.library import Store
 
 from .measure import Plan, Row, row, timed
@@ -36,8 +36,6 @@ def ingest(subject: Subject, plan: Plan) -> Iterator[Row]:
 
     `decode` sums over threads and overlaps with `embed` and `write`; `wait` is the embedding thread idle.
     """
-    clap = subject.in_dtype(subject.dtypes[-1])
-    clap.embed_audio(sounds(clap.config, 1))
     files = plan.files * (_MORE_FOR_A_GPU if on_gpu() else 1)
     formats = [format for format in FORMATS if can_encode(format)]
     with tempfile.TemporaryDirectory() as folder:
@@ -46,8 +44,14 @@ def ingest(subject: Subject, plan: Plan) -> Iterator[Row]:
         for i in range(files):
             format = formats[i % len(formats)]
             write_sound(music / f"{i:03}.{format.extension}", stereo_sound(plan.sound_s, seed=i), format)
-        summary = Ingest(Store.open(Path(folder, "library"), create=True), clap).run([music])
-    about: dict[str, Any] = {"dtype": subject.dtypes[-1], "batch": clap.batch_size, "windows": summary.windows}
+        for dtype in subject.dtypes:
+            clap = subject.in_dtype(dtype)
+            clap.embed_audio(sounds(clap.config, 1))  # folds the tower
+            summary = Ingest(Store.open(Path(folder, dtype), create=True), clap).run([music])
+            yield from _stages(summary, {"dtype": dtype, "batch": clap.batch_size, "windows": summary.windows})
+
+
+def _stages(summary: Summary, about: dict[str, Any]) -> Iterator[Row]:
     for stage, seconds in summary.stages.items():
         yield row("ingest", stage, [seconds], "window", summary.windows, **about)
     yield row("ingest", "all", [summary.elapsed_s], "window", summary.windows, **about)

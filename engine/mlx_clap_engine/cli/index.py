@@ -38,7 +38,7 @@ def index(shared: Shared, check: bool, rebuild: bool, model: str | None) -> None
             state = build_index(store, space, kind, rebuild)
         built_s = round(time.perf_counter() - began, 3)
         if state.indexed:
-            shared.detail(f"comparing the index of {kind} with exact search")
+            shared.say(f"{kind}: comparing the index with exact search")
         rows.append(
             {
                 "table": kind,
