@@ -13,6 +13,7 @@ from .config import ClapConfig
 from .errors import InputError
 from .htsat import AudioTower
 from .layers import Projection, Weights
+from .load import read_model
 from .mel import LogMel
 from .roberta import TextTower
 from .tokenizer import Tokenizer
@@ -57,9 +58,9 @@ class Clap:
             ModelNotFoundError: `folder` is not there or holds no model.
             ModelFormatError: missing, unknown or misshapen weights, or unknown config keys; all are named.
         """
-        from .load import load_model
-
-        return load_model(Path(folder))
+        path = Path(folder)
+        model = read_model(path)
+        return cls(model.config, model.weights, model.tokenizer, model.space, path.name)
 
     @property
     def embedding_dim(self) -> int:

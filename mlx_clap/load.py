@@ -1,11 +1,11 @@
-"""A model folder -> `Clap`, strictly: nothing is guessed, defaulted or ignored."""
+"""Reads a model folder strictly: nothing is guessed, defaulted or ignored. `Clap.load` builds the model from it."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .backend import mx
-from .clap import Clap
 from .config import ClapConfig
 from .errors import ModelFormatError, ModelNotFoundError
 from .tokenizer import Tokenizer
@@ -65,8 +65,18 @@ def check_weights(weights: dict[str, mx.array], config: ClapConfig, where: str) 
         raise ModelFormatError(f"the weights in {where} do not fit its configuration; {'; '.join(problems)}")
 
 
-def load_model(folder: Path) -> Clap:
-    """See `Clap.load`."""
+@dataclass(frozen=True)
+class ModelFolder:
+    """What a model folder holds, checked. The weights are read when they are first used."""
+
+    config: ClapConfig
+    weights: dict[str, mx.array]
+    tokenizer: Tokenizer
+    space: str
+
+
+def read_model(folder: Path) -> ModelFolder:
+    """See `Clap.load` for what is raised."""
     if not folder.is_dir():
         raise ModelNotFoundError(f"no model folder at {folder}: make one with `mlxclap convert`")
     if not (folder / CONFIG).exists():
@@ -89,4 +99,4 @@ def load_model(folder: Path) -> Clap:
     space = provenance.get("space") if isinstance(provenance, dict) else None
     if not isinstance(space, str) or not space:
         raise ModelFormatError(f"{folder / PROVENANCE} does not name the model's space: convert the model again")
-    return Clap(config, weights, tokenizer, space, folder.name)
+    return ModelFolder(config, weights, tokenizer, space)

@@ -1,7 +1,8 @@
-"""The guided demo (`make demo`): from a checkpoint and a folder of sound to answers, on this machine, in about a minute.
+"""The guided demo (`make demo`): from a checkpoint and a folder of sound to answers, on this machine, in about a
+minute.
 
-No published checkpoint is downloaded: a small stand-in with random weights takes its place, so every step is the real one
-but words mean nothing to it. What it can do is hear that two files hold the same sound, and that is checked.
+No published checkpoint is downloaded: a small stand-in with random weights takes its place, so every step is the real
+one but words mean nothing to it. What it can do is hear that two files hold the same sound, and that is checked.
 """
 
 import json

@@ -10,11 +10,13 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers
+from safetensors.numpy import save_file
+
 from mlx_clap.config import AudioConfig, ClapConfig, MelConfig, TextConfig
 from mlx_clap.seeded import seeded_ids, seeded_sound, seeded_weights
 from mlx_clap.verify import Reference, sample, with_crops
+from mlx_clap_convert import configs
 from mlx_clap_convert.names import to_hf
-from safetensors.numpy import save_file
 
 SMALL_TEXT = TextConfig(vocab_size=300, width=64, depth=2, heads=4, hidden=128, positions=130)
 CONFIGS = {
@@ -30,30 +32,6 @@ CONFIGS = {
 }
 
 
-def hf_config(config: ClapConfig) -> transformers.ClapConfig:
-    """The same shape in transformers' terms."""
-    audio, text = config.audio, config.text
-    return transformers.ClapConfig(
-        audio_config={
-            "patch_embeds_hidden_size": audio.width,
-            "hidden_size": audio.widths[-1],
-            "depths": list(audio.depths),
-            "num_attention_heads": list(audio.heads),
-            "enable_fusion": audio.fusion,
-        },
-        text_config={
-            "vocab_size": text.vocab_size,
-            "hidden_size": text.width,
-            "num_hidden_layers": text.depth,
-            "num_attention_heads": text.heads,
-            "intermediate_size": text.hidden,
-            "max_position_embeddings": text.positions,
-            "layer_norm_eps": text.layer_norm_eps,
-        },
-        projection_dim=config.embedding_dim,
-    )
-
-
 def extractor(config: ClapConfig) -> transformers.ClapFeatureExtractor:
     """The feature extractor as the published preprocessor files configure it."""
     truncation = "fusion" if config.mel.bank == "htk" else "rand_trunc"
@@ -62,7 +40,7 @@ def extractor(config: ClapConfig) -> transformers.ClapFeatureExtractor:
 
 def reference_model(config: ClapConfig, weights: dict[str, np.ndarray]) -> transformers.ClapModel:
     """transformers' model filled with our weights, the name map run backwards."""
-    model = transformers.ClapModel(hf_config(config)).eval()
+    model = transformers.ClapModel(transformers.ClapConfig(**configs.to_hf(config))).eval()
     result = model.load_state_dict({k: torch.tensor(v) for k, v in to_hf(weights).items()}, strict=False)
     buffers = ("position_ids", "token_type_ids", "relative_position_index", "num_batches_tracked")
     assert not result.unexpected_keys

@@ -9,6 +9,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 
 from mlx_clap.config import AudioConfig, ClapConfig, TextConfig
 from mlx_clap.seeded import seeded_weights
+from mlx_clap_convert import configs
 from mlx_clap_convert.conversion import convert
 from mlx_clap_convert.names import to_hf
 
@@ -25,7 +26,7 @@ _CORPUS = ["a dog barking in the distance", "solo piano music", "heavy rain on a
 def small_checkpoint(folder: Path, seed: int = 0) -> Path:
     """Write a checkpoint as transformers saves one into `folder` (made if need be); every `seed` is another space."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(_hf_config(CONFIG)))
+    (folder / "config.json").write_text(json.dumps(configs.to_hf(CONFIG)))
     (folder / "preprocessor_config.json").write_text(json.dumps(_PREPROCESSOR))
     weights = {name: np.asarray(array) for name, array in to_hf(seeded_weights(CONFIG, seed)).items()}
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
@@ -37,28 +38,6 @@ def small_model(models_dir: Path, name: str = NAME, seed: int = 0) -> Path:
     """Convert a small checkpoint into the model folder `models_dir/name`. Its weights are random, hence by force."""
     checkpoint = small_checkpoint(models_dir.parent / f"{name}-checkpoint", seed)
     return convert(str(checkpoint), out=models_dir / name, force=True).path
-
-
-def _hf_config(config: ClapConfig) -> dict[str, object]:
-    audio, text = config.audio, config.text
-    return {
-        "model_type": "clap",
-        "projection_dim": config.embedding_dim,
-        "audio_config": {
-            "patch_embeds_hidden_size": audio.width,
-            "hidden_size": audio.widths[-1],
-            "depths": list(audio.depths),
-            "num_attention_heads": list(audio.heads),
-        },
-        "text_config": {
-            "vocab_size": text.vocab_size,
-            "hidden_size": text.width,
-            "num_hidden_layers": text.depth,
-            "num_attention_heads": text.heads,
-            "intermediate_size": text.hidden,
-            "max_position_embeddings": text.positions,
-        },
-    }
 
 
 _PREPROCESSOR = {

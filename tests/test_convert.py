@@ -11,16 +11,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from safetensors.numpy import load_file, save_file
+
 from mlx_clap import Clap, ModelFormatError
 from mlx_clap.config import AudioConfig, ClapConfig, MelConfig
 from mlx_clap.seeded import seeded_sound, seeded_weights
 from mlx_clap.weights import weight_shapes
+from mlx_clap_convert import configs
 from mlx_clap_convert.configs import from_hf, from_laion
 from mlx_clap_convert.conversion import convert
 from mlx_clap_convert.errors import CheckpointError, HealthError, MappingError
 from mlx_clap_convert.names import plan, source_keys, to_hf, to_laion
 from mlx_clap_engine.cli import main
-from safetensors.numpy import load_file, save_file
 from small_model import CONFIG, small_checkpoint
 from torch_writer import write_torch_legacy, write_torch_zip
 
@@ -159,6 +161,11 @@ def test_a_config_with_only_differences_is_filled_from_the_class_defaults():
     assert from_hf(config, None) == RELEASED["larger"]
 
 
+@pytest.mark.parametrize("name", RELEASED)
+def test_a_configuration_survives_the_way_through_transformers_terms(name):
+    assert from_hf(configs.to_hf(RELEASED[name]), None) == RELEASED[name]
+
+
 @pytest.mark.parametrize(
     ("section", "key", "value"),
     [("audio_config", "hidden_act", "gelu_new"), ("audio_config", "fusion_type", "channel_map"),
@@ -243,7 +250,8 @@ def test_provenance_tells_what_was_read(tmp_path):
     done = convert(str(folder), name="m", force=True)
     provenance = json.loads((done.path / "provenance.json").read_text())
     files = {file["name"].split("/")[-1]: file for file in provenance["files"]}
-    assert files["model.safetensors"]["sha256"] == hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    assert files["model.safetensors"]["sha256"] == digest
     assert provenance["space"] == done.space == Clap.load(done.path).space
     assert provenance["converter"].startswith("mlx-clap")
 
@@ -277,7 +285,8 @@ def damaged(path: Path, **change) -> None:
 def test_loading_is_strict(tmp_path):
     folder = small_checkpoint(tmp_path / "hf")
     path = convert(str(folder), name="m", force=True).path
-    damaged(path, audio__norm__weight=None, surprise=np.zeros(3, np.float32), text__pooler__bias=np.zeros(5, np.float32))
+    zeros = np.zeros(3, np.float32)
+    damaged(path, audio__norm__weight=None, surprise=zeros, text__pooler__bias=zeros)
     with pytest.raises(ModelFormatError, match=r"missing: audio\.norm\.weight.*unknown: surprise.*text\.pooler\.bias"):
         Clap.load(path)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 import pytest
+
 from mlx_clap_convert.aliases import ALIASES, DEFAULT_ALIAS
 from mlx_clap_engine.cli import main
 

@@ -60,13 +60,24 @@ def test_a_library_is_imported_in_its_own_room_only(library):
     wrong = [
         str(path.relative_to(ROOT))
         for _, path in sources()
-        if library in imports(path)
-        and not any(str(path.relative_to(ROOT)).startswith(room) for room in ROOMS[library])
+        if library in imports(path) and not any(str(path.relative_to(ROOT)).startswith(room) for room in ROOMS[library])
     ]
     assert wrong == []
 
 
-HEAVY = ("mlx", "numpy", "lancedb", "pyarrow", "av", "soundfile", "soxr", "huggingface_hub", "tokenizers", "rich", "torch")
+HEAVY = (
+    "mlx",
+    "numpy",
+    "lancedb",
+    "pyarrow",
+    "av",
+    "soundfile",
+    "soxr",
+    "huggingface_hub",
+    "tokenizers",
+    "rich",
+    "torch",
+)
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["query", "--help"], ["ingest", "--help"], ["models"]])

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
+
 from mlx_clap.clap import Clap
 from mlx_clap_engine.cli import main
 from mlx_clap_engine.ingest import Ingest
@@ -149,7 +150,7 @@ def test_a_changed_sound_under_the_same_path_is_a_new_recording(tmp_path, librar
     summary, _ = ingest(path)
     assert summary["embedded"] == 1
     paths = Store.open(library).paths_by_recording()
-    assert [p for p in paths.values()] == [[str(path)]]
+    assert list(paths.values()) == [[str(path)]]
     assert old not in paths
 
 
@@ -318,3 +319,28 @@ def test_the_summary_says_where_the_time_went(tmp_path, library, models):
     assert set(summary.stages) == {"scan", "decode", "embed", "write", "wait"}
     assert summary.stages["embed"] > 0 and summary.stages["decode"] > 0
     assert seen[-1] == 1
+
+
+def test_a_full_disk_says_so_and_loses_nothing(tmp_path, library, monkeypatch):
+    """A real small file system, filled up while ingesting."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(disk)], check=False, capture_output=True
+    )
+    if mounted.returncode:
+        pytest.skip("this user may not mount a file system")
+    try:
+        monkeypatch.setenv("MLXCLAP_LIBRARY", str(disk / "library"))
+        make_sound(tmp_path / "sounds" / "first.wav", 15.0, "noise", seed=99, rate=16_000, channels=1)
+        ingest(tmp_path / "sounds")
+        make_sound(tmp_path / "sounds" / "long.wav", 14_000.0, rate=1000, channels=1)
+        with open(disk / "filler", "wb") as filler:
+            filler.write(b"\0" * (4_200_000))
+        result = CliRunner().invoke(main, ["ingest", str(tmp_path / "sounds")])
+        assert result.exit_code == 1
+        assert "full" in result.stderr and "earlier write" not in result.stderr
+        (disk / "filler").unlink()
+        assert len(windows(disk / "library")) == 2
+    finally:
+        subprocess.run(["umount", str(disk)], check=False)

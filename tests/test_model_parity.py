@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+
 from mlx_clap import grid, htsat, roberta
 from mlx_clap.backend import mx
 from mlx_clap.clap import Clap

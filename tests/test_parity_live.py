@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from mlx_clap.seeded import seeded_ids, seeded_sound, seeded_weights
 from mlx_clap.verify import CPU_FLOAT32, FULL_SIZE, check, log_mel_errors, seeded_clap, stored_reference
 

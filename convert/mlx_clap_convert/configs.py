@@ -119,6 +119,40 @@ def from_hf(config: Mapping[str, Any], preprocessor: Mapping[str, Any] | None) -
     )
 
 
+def to_hf(config: ClapConfig) -> dict[str, Any]:
+    """Our configuration in transformers' terms: the content of a ``config.json`` that `from_hf` reads back."""
+    audio, text = config.audio, config.text
+    return {
+        "model_type": "clap",
+        "projection_dim": config.embedding_dim,
+        "audio_config": {
+            "patch_embeds_hidden_size": audio.width,
+            "hidden_size": audio.widths[-1],
+            "depths": list(audio.depths),
+            "num_attention_heads": list(audio.heads),
+            "enable_fusion": audio.fusion,
+            "aff_block_r": audio.fusion_reduction,
+            "spec_size": audio.image_size,
+            "patch_size": audio.patch_size,
+            "window_size": audio.attention_window,
+            "mlp_ratio": audio.mlp_ratio,
+            "layer_norm_eps": audio.layer_norm_eps,
+            "num_mel_bins": config.mel.n_mels,
+        },
+        "text_config": {
+            "vocab_size": text.vocab_size,
+            "hidden_size": text.width,
+            "num_hidden_layers": text.depth,
+            "num_attention_heads": text.heads,
+            "intermediate_size": text.hidden,
+            "max_position_embeddings": text.positions,
+            "type_vocab_size": text.token_types,
+            "pad_token_id": text.pad_id,
+            "layer_norm_eps": text.layer_norm_eps,
+        },
+    }
+
+
 def _section(config: Mapping[str, Any], name: str) -> dict[str, Any]:
     values = dict(config.get(name) or {})
     _check_values(values, name)

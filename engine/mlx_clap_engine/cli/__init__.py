@@ -1,7 +1,7 @@
 """The command `mlxclap`. Commands are thin: options in, one call to a plain object, rows out.
 
-Nothing here may import MLX, LanceDB or a decoder at the top of a module: `mlxclap --help` must stay instant. Each command
-imports what it needs when it runs.
+Nothing here may import MLX, LanceDB or a decoder at the top of a module: `mlxclap --help` must stay instant. Each
+command imports what it needs when it runs.
 """
 
 import io

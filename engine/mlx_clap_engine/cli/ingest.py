@@ -45,9 +45,9 @@ def ingest(
 ) -> None:
     """Decode, embed and store audio files and whole folders.
 
-    Reads WAV, AIFF, FLAC, MP3, OGG, Opus, M4A (AAC and ALAC), AAC, WMA and the sound of MP4 and MKV. PATH may be `-` for
-    a list on stdin. Running it again does only what is new or changed; Ctrl-C finishes the files in flight, and the next
-    run goes on. A file that cannot be read is noted and never stops the rest.
+    Reads WAV, AIFF, FLAC, MP3, OGG, Opus, M4A (AAC and ALAC), AAC, WMA and the sound of MP4 and MKV. PATH may be `-`
+    for a list on stdin. Running it again does only what is new or changed; Ctrl-C finishes the files in flight, and
+    the next run goes on. A file that cannot be read is noted and never stops the rest.
     """
     from ..ingest.run import Ingest
     from ..models import load_for_ingest
@@ -65,6 +65,8 @@ def ingest(
         # Under --watch a round that found nothing new says nothing.
         if not watch or summary.found > summary.unchanged + summary.failed_before:
             report(shared, summary)
+        if hop is not None and summary.unchanged:
+            shared.say(f"{summary.unchanged:,} files were embedded before and keep the hop they were embedded with")
         if not watch or summary.interrupted or run.stopped:
             break
         shared.detail(f"watching; looking again in {WATCH_S:g} s (Ctrl-C ends)")
@@ -123,9 +125,10 @@ def report(shared: Shared, summary: "Summary") -> None:
             shared.say(f"... and {len(items) - len(shown)} more {title}; -v lists them")
     seconds = max(summary.elapsed_s, 1e-9)
     click.echo(
-        f"{summary.embedded:,} recordings embedded ({summary.windows:,} windows, {duration(summary.audio_s)} of sound), "
-        f"{summary.known:,} files of known sounds, {summary.unchanged:,} unchanged, {summary.failed:,} failed, "
-        f"{summary.skipped:,} skipped"
+        f"{summary.embedded:,} recordings embedded "
+        f"({summary.windows:,} windows, {duration(summary.audio_s)} of sound), "
+        f"{summary.known:,} files of known sounds, {summary.unchanged:,} unchanged, "
+        f"{summary.failed:,} failed, {summary.skipped:,} skipped"
     )
     if summary.embedded:
         rate = f"{summary.embedded / seconds:.2f} files/s, {summary.audio_s / seconds:.0f}x real time"

@@ -1,9 +1,9 @@
 """Rows on their way into the library: what is complete is committed together, what waits for another file waits."""
 
 import dataclasses
+import os
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 
 import numpy as np
 
@@ -117,8 +117,6 @@ class Pending:
     def commit(self) -> None:
         """Write everything that is complete; when this returns it is on the disk."""
         self._merge_tags()
-        if self._moved:
-            self._writer.forget(self._moved)
         if self._embedded or self._recordings or self._files or self._failures:
             self._writer.commit(
                 space=self._space,
@@ -128,6 +126,8 @@ class Pending:
                 failures=self._failures,
                 retried=self._retried,
             )
+        if self._moved:
+            self._writer.forget(self._moved)
         self._embedded, self._recordings, self._files, self._failures, self._retried = [], {}, [], [], []
         self._moved = set()
         self.n_windows = 0
@@ -139,7 +139,7 @@ class Pending:
         self._retried.append(found.path)
         others = self._paths.setdefault(recording_id, [])
         # The sound turned up here and its old path is gone: the file was moved.
-        gone = {path for path in others if path != found.path and not Path(path).exists()}
+        gone = {path for path in others if path != found.path and _is_gone(path)}
         self._moved |= gone
         self._paths[recording_id] = [path for path in others if path not in gone] + [found.path]
         self._outcomes.setdefault(file_hash, recording_id)
@@ -159,6 +159,17 @@ class Pending:
                 tags = {name: getattr(row_before, name) or tags[name] for name in _TAGS}
             self._recordings[known.recording_id] = dataclasses.replace(row_before, **tags)
         self._known = []
+
+
+def _is_gone(path: str) -> bool:
+    """Whether nothing is at `path`; a folder that may not be looked into says nothing."""
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def _recording_row(sound: Sound, silent: bool) -> RecordingRow:

@@ -14,7 +14,7 @@ from mlx_clap.backend import limit_cache
 from mlx_clap.clap import Clap
 
 from ..discover import scan
-from ..errors import EngineError
+from ..errors import EngineError, LibraryError
 from ..store.library import Store
 from ..store.schema import SpaceInfo
 from ..store.writer import Writer
@@ -130,6 +130,7 @@ class Ingest:
             summary.stages["scan"] = time.perf_counter() - began
             if plan.jobs and not self.stopped:
                 _Run(self, plan, writer, summary, listener).run()
+                writer.compact()
             summary.left = len(plan.jobs) - summary.embedded - summary.known - summary.failed
             summary.interrupted = self.stopped and summary.left > 0
         summary.elapsed_s = time.perf_counter() - began
@@ -169,10 +170,15 @@ class _Run:
                 self._listener(self._progress)
                 waiting = time.perf_counter()
             self._embed()
-        finally:
-            # Also on Ctrl-C or a failure: what is complete is kept.
-            self._workers.abort()
+        except LibraryError:
+            raise  # nothing more can be written
+        except BaseException:
+            self._commit()  # also on Ctrl-C: what is complete is kept
+            raise
+        else:
             self._commit()
+        finally:
+            self._workers.abort()
             clock["decode"] = self._workers.busy_s
             self._listener(self._progress)
 
