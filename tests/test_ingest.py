@@ -322,21 +322,19 @@ def test_the_summary_says_where_the_time_went(tmp_path, library, models):
 
 
 def test_a_full_disk_says_so_and_loses_nothing(tmp_path, library, monkeypatch):
-    """A real small file system, filled up while ingesting."""
+    """A real small file system, filled up before the second recording."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(disk)], check=False, capture_output=True
-    )
-    if mounted.returncode:
+    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(disk)]
+    if subprocess.run(mount, check=False, capture_output=True).returncode:
         pytest.skip("this user may not mount a file system")
     try:
         monkeypatch.setenv("MLXCLAP_LIBRARY", str(disk / "library"))
         make_sound(tmp_path / "sounds" / "first.wav", 15.0, "noise", seed=99, rate=16_000, channels=1)
         ingest(tmp_path / "sounds")
-        make_sound(tmp_path / "sounds" / "long.wav", 14_000.0, rate=1000, channels=1)
-        with open(disk / "filler", "wb") as filler:
-            filler.write(b"\0" * (4_200_000))
+        make_sound(tmp_path / "sounds" / "long.wav", 400.0, rate=1000, channels=1)  # 40 windows, 80 kB
+        room = os.statvfs(disk)
+        (disk / "filler").write_bytes(b"\0" * (room.f_bavail * room.f_frsize - 49_152))
         result = CliRunner().invoke(main, ["ingest", str(tmp_path / "sounds")])
         assert result.exit_code == 1
         assert "full" in result.stderr and "earlier write" not in result.stderr
