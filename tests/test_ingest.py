@@ -262,8 +262,8 @@ def test_a_library_in_use_is_not_written_to_by_another(tmp_path, library):
     assert str(os.getpid()) in result.stderr
 
 
-def start(folder: Path, library: Path) -> subprocess.Popen:
-    command = [sys.executable, "-m", "mlx_clap_engine.cli", "ingest", "--json", "--workers", "1", str(folder)]
+def start(folder: Path, library: Path, *options: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", "mlx_clap_engine.cli", "ingest", "--json", "--workers", "1", *options, str(folder)]
     environment = os.environ | {"MLXCLAP_LIBRARY": str(library)}
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, text=True)
 
@@ -308,6 +308,18 @@ def test_a_kill_loses_no_committed_recording_and_leaves_no_half_one(tmp_path, li
     rows = windows(library)
     assert len(rows) == 30 * 4
     assert len({(row["recording_id"], row["index"]) for row in rows}) == 30 * 4
+
+
+def test_watching_takes_in_what_is_added_until_ctrl_c(tmp_path, library):
+    make_sound(tmp_path / "sounds" / "first.wav", 2.0, seed=1)
+    process = start(tmp_path / "sounds", library, "--watch")
+    lines = [process.stdout.readline()]
+    make_sound(tmp_path / "sounds" / "second.wav", 2.0, "noise", seed=2)
+    lines.append(process.stdout.readline())
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert [json.loads(line)["embedded"] for line in lines] == [1, 1]
+    assert Store.open(library).counts().recordings == 2
 
 
 def test_the_summary_says_where_the_time_went(tmp_path, library, models):

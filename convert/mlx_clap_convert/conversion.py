@@ -41,6 +41,7 @@ DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
 CHECK_TEXT, CHECK_SOUND = "a dog barking in the distance", 2
 
 Say = Callable[[str], None]
+Embedding = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -98,11 +99,10 @@ def convert(
         tensors = {key.removeprefix("module."): tensor for key, tensor in checkpoint.tensors.items()}
         config = _configuration(checkpoint, tensors)
         sources, dropped = plan(config, tensors, checkpoint.layout)
-        arrays, digests = _mapped(config, tensors, sources)
+        weights, digests = _mapped(config, tensors, sources)
         space = space_identity(config, digests)
-        parameters = sum(a.size for a in arrays.values())
+        parameters = sum(array.size for array in weights.values())
         say(f"{parameters:,} values mapped, {len(dropped)} keys dropped with a reason; checking the embeddings")
-        weights = {key: mx.array(array) for key, array in arrays.items()}
         clap = Clap(config, weights, Tokenizer(checkpoint.tokenizer, config.text), space, name)
         health = examine(clap)
         for warning in health.warnings:
@@ -114,13 +114,16 @@ def convert(
             )
         if health.problem:
             say(f"warning: installed by force, although {health.problem}")
-        provenance = _provenance(checkpoint, space, dtype, parameters, dropped, health) | _fingerprint(clap)
+        expected = _check_embeddings(clap)
+        del clap  # and its folded towers: with the model read back below, two copies of the weights are enough
+        provenance = _provenance(checkpoint, space, dtype, parameters, dropped, health) | _fingerprint(*expected)
         installing: AbstractContextManager[Path] = (
             model_folder(out, force=force) if out else install_folder(name, force=force)
         )
         with installing as folder:
-            _write(folder, config, _stored(arrays, config, dtype), checkpoint.tokenizer, provenance)
-            _read_back(folder, clap, dtype)
+            _write(folder, config, _stored(weights, config, dtype), checkpoint.tokenizer, provenance)
+            del weights
+            _read_back(folder, expected, dtype)
         say(f"verified: the written model gives the same embeddings ({target})")
     size = sum(file.stat().st_size for file in target.iterdir())
     return Converted(
@@ -138,27 +141,28 @@ def _configuration(checkpoint: Checkpoint, tensors: dict[str, LazyTensor]) -> Cl
 
 def _mapped(
     config: ClapConfig, tensors: dict[str, LazyTensor], sources: dict[str, tuple[str, ...]]
-) -> tuple[dict[str, NDArray[np.float32]], dict[str, bytes]]:
-    arrays, digests = {}, {}
+) -> tuple[dict[str, mx.array], dict[str, bytes]]:
+    """The weights in our layout, and a digest of each; one tensor at a time is held twice."""
+    weights, digests = {}, {}
     for key, array in map_weights(config, tensors, sources):
         if not np.isfinite(array).all():
             raise CheckpointError(
                 f"{' + '.join(sources[key])} holds values that are not finite: the checkpoint is damaged"
             )
-        arrays[key], digests[key] = array, tensor_digest(key, array)
-    return arrays, digests
+        weights[key], digests[key] = mx.array(array), tensor_digest(key, array)
+    return weights, digests
 
 
-def _stored(arrays: dict[str, NDArray[np.float32]], config: ClapConfig, dtype: str) -> Iterator[tuple[str, mx.array]]:
+def _stored(weights: dict[str, mx.array], config: ClapConfig, dtype: str) -> Iterator[tuple[str, mx.array]]:
     """The weights as they are stored: matrices in `dtype`, the rest in float32."""
     halved = matrix_names(weight_shapes(config)) if dtype != "float32" else set()
     limit = float(np.finfo(np.float16).max)
-    for key, array in arrays.items():
-        if key in halved and dtype == "float16" and np.abs(array).max(initial=0.0) > limit:
+    for key, array in weights.items():
+        if key in halved and dtype == "float16" and np.array(mx.abs(array).max()) > limit:
             raise CheckpointError(
                 f"{key} holds values beyond float16's range: convert with --dtype bfloat16 or float32"
             )
-        yield key, mx.array(array).astype(DTYPES[dtype]) if key in halved else mx.array(array)
+        yield key, array.astype(DTYPES[dtype]) if key in halved else array
 
 
 def _write(
@@ -174,11 +178,11 @@ def _write(
     (folder / PROVENANCE).write_text(json.dumps(provenance, indent=2) + "\n", encoding="utf-8")
 
 
-def _read_back(folder: Path, clap: Clap, dtype: str) -> None:
+def _read_back(folder: Path, expected: tuple[Embedding, Embedding], dtype: str) -> None:
     """The folder, loaded strictly as any user will, must give the embeddings the mapped weights gave."""
     loaded = Clap.load(folder)
     allowed = {"float32": 1e-6, "float16": 1e-3, "bfloat16": 2e-2}[dtype]
-    for ours, theirs in zip(_check_embeddings(loaded), _check_embeddings(clap), strict=True):
+    for ours, theirs in zip(_check_embeddings(loaded), expected, strict=True):
         distance = 1.0 - float(ours @ theirs)
         if not distance <= allowed:
             raise CheckpointError(
@@ -187,17 +191,16 @@ def _read_back(folder: Path, clap: Clap, dtype: str) -> None:
             )
 
 
-def _check_embeddings(clap: Clap) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def _check_embeddings(clap: Clap) -> tuple[Embedding, Embedding]:
     sound = seeded_sound(CHECK_SOUND, clap.config.mel.window_samples)
     return clap.embed_text([CHECK_TEXT])[0], clap.embed_audio(sound[None])[0]
 
 
-def _fingerprint(clap: Clap) -> dict[str, Any]:
-    text, sound = _check_embeddings(clap)
+def _fingerprint(text: Embedding, sound: Embedding) -> dict[str, Any]:
     return {"check": {"text": CHECK_TEXT, "text_embedding": _numbers(text), "sound_embedding": _numbers(sound)}}
 
 
-def _numbers(embedding: NDArray[np.float32]) -> list[float]:
+def _numbers(embedding: Embedding) -> list[float]:
     return [round(float(x), 8) for x in embedding]
 
 

@@ -16,6 +16,7 @@ from .combine import Matrix, combine
 from .filters import Filter
 from .questions import Asked, Question, understand
 from .ranking import SAMPLE, Candidate, Ranking, rank
+from .store.index import index_state
 from .store.library import Kind, Store
 from .store.lookup import sample_ids
 from .store.schema import SpaceInfo
@@ -90,6 +91,9 @@ def search(
     found, paths = _with_paths(store, ranking, k)
     rows = [row for row in to_answers(store, found, paths, ranking.population) if row.percentile >= min_percentile]
     notes = list(asked.notes)
+    state = index_state(store, space, kind)
+    if ranking.exact and state.needed:
+        notes.append(f"all {state.rows:,} {kind} were compared; `mlxclap index` makes such questions faster")
     if not rows:
         notes.append(_why_nothing(store, among, bool(found), min_percentile))
     return Answers(rows, asked.space, ranking.exact, len(ranking.population), notes)

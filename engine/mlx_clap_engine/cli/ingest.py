@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .progress import Display
 
 #: Seconds between two looks at the folders under --watch.
-WATCH_S = 10.0
+WATCH_S = 5.0
 _SHOWN = 5
 
 
