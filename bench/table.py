@@ -66,9 +66,14 @@ def _column(r: Row) -> str:
 
 
 def _case(r: Row) -> str:
-    extra = [r["dtype"]] * (r["dtype"] not in (None, "float32")) + ["cold"] * (r["state"] == "cold")
-    extra += [f"recall {r['recall']:.3f}"] * ("recall" in r)
-    return ", ".join([r["case"], *extra])
+    parts = [r["case"]]
+    if r["dtype"] not in (None, "float32"):
+        parts.append(r["dtype"])
+    if r["state"] == "cold":
+        parts.append("cold")
+    if "recall" in r:
+        parts.append(f"recall {r['recall']:.3f}")
+    return ", ".join(parts)
 
 
 def _cell(r: Row) -> str:

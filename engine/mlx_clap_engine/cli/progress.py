@@ -25,13 +25,12 @@ class Display:
         self._bar: Any = None
         if not self._quiet and sys.stderr.isatty():
             from rich.console import Console
-            from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+            from rich.progress import BarColumn, TextColumn
             from rich.progress import Progress as Bar
 
             self._bar = Bar(
-                BarColumn(),
+                BarColumn(bar_width=12),  # the text beside it should fit 80 columns
                 TextColumn("{task.description}"),
-                TimeElapsedColumn(),
                 console=Console(stderr=True),
                 transient=True,
             )
@@ -72,7 +71,7 @@ def describe(progress: Progress, elapsed_s: float) -> str:
     rate = progress.files_done / elapsed_s if elapsed_s > 0 else 0.0
     parts = [
         f"{progress.files_done:,}/{progress.files_total:,} files",
-        f"{rate:.1f} files/s",
+        f"{rate:.1f}/s",
         f"{progress.audio_s / 3600:.2f} h audio ({progress.audio_s / max(elapsed_s, 1e-9):.0f}x real time)",
         f"{progress.windows:,} windows",
     ]
