@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlx_clap.config import ClapConfig
+from mlx_clap_convert import configs
 
 Array = NDArray[np.float32]
 
@@ -58,26 +59,7 @@ def _text(torch: Any, model: Any, config: ClapConfig) -> Callable[[Any], Any]:
 def _model(torch: Any, config: ClapConfig, weights: dict[str, Array]) -> Any:
     """transformers' ClapModel of our configuration, filled with `weights` under its own keys."""
     transformers: Any = importlib.import_module("transformers")
-    audio, text = config.audio, config.text
-    shape = transformers.ClapConfig(
-        audio_config={
-            "patch_embeds_hidden_size": audio.width,
-            "hidden_size": audio.widths[-1],
-            "depths": list(audio.depths),
-            "num_attention_heads": list(audio.heads),
-            "enable_fusion": audio.fusion,
-        },
-        text_config={
-            "vocab_size": text.vocab_size,
-            "hidden_size": text.width,
-            "num_hidden_layers": text.depth,
-            "num_attention_heads": text.heads,
-            "intermediate_size": text.hidden,
-            "max_position_embeddings": text.positions,
-            "layer_norm_eps": text.layer_norm_eps,
-        },
-        projection_dim=config.embedding_dim,
-    )
+    shape = transformers.ClapConfig(**configs.to_hf(config))
     model = transformers.ClapModel(shape).eval()
     model.load_state_dict({name: torch.tensor(array) for name, array in weights.items()}, strict=False)
     return model
