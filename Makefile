@@ -33,9 +33,12 @@ check: lint types test
 clean:
 	rm -rf $(VENV)
 
-$(PYTHON):
+# A stamp written last: a virtual environment that was left half made is made again.
+$(VENV)/.made:
+	@rm -rf $(VENV)
 	@if command -v uv >/dev/null 2>&1; then uv venv --quiet --seed --python '>=3.11' $(VENV); \
-	elif python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then python3 -m venv $(VENV); \
+	elif python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+		python3 -m venv $(VENV) || { echo "On Debian or Ubuntu: apt install python3-venv, and run make again."; exit 1; }; \
 	else \
 		echo "mlx-clap needs Python 3.11 or newer (macOS ships 3.9). Install uv, which brings its own:"; \
 		echo "    curl -LsSf https://astral.sh/uv/install.sh | sh"; \
@@ -44,8 +47,9 @@ $(PYTHON):
 	fi
 	@# Dependency groups need pip 25.1.
 	@$(PYTHON) -m pip install --quiet --upgrade 'pip>=25.1'
+	@touch $@
 
-$(VENV)/.installed: pyproject.toml | $(PYTHON)
+$(VENV)/.installed: pyproject.toml | $(VENV)/.made
 	$(PYTHON) -m pip install --quiet --editable .
 	@touch $@
 

@@ -90,7 +90,8 @@ class Clap:
     @property
     def logit_scale(self) -> float:
         """Factor that turns text-audio similarity into logits (the checkpoint stores its logarithm)."""
-        return math.exp(np.array(self.weights["text.logit_scale"]).item())
+        # float32 ends near exp(88); a checkpoint may say anything.
+        return math.exp(min(np.array(self.weights["text.logit_scale"]).item(), 88.0))
 
     def embed_audio(self, waveforms: NDArray[np.float32]) -> Embeddings:
         """Embed windows of sound.

@@ -103,6 +103,12 @@ class ClapConfig:
 
     def __post_init__(self) -> None:
         audio, mel, text = self.audio, self.mel, self.text
+        sizes = {"embedding_dim": self.embedding_dim, **_sizes(mel), **_sizes(audio), **_sizes(text)}
+        absurd = [f"{name} = {size}" for name, size in sizes.items() if size < 1]
+        if absurd or min((*audio.depths, *audio.heads), default=0) < 1:
+            raise ModelFormatError(
+                f"this model configuration holds sizes below 1: {', '.join(absurd) or 'depths, heads'}"
+            )
         fold = audio.image_size // mel.n_mels
         rules = {
             "audio.image_size is a multiple of mel.n_mels and audio.patch_size": audio.image_size % mel.n_mels == 0
@@ -136,6 +142,8 @@ class ClapConfig:
         Raises:
             ModelFormatError: an unknown or missing key (named), a value of the wrong type, or another format version.
         """
+        if not isinstance(data, Mapping):
+            raise ModelFormatError("config.json is not a JSON object: convert the model again")
         found = data.get("format")
         if found != FORMAT:
             raise ModelFormatError(
@@ -143,6 +151,12 @@ class ClapConfig:
             )
         config: ClapConfig = _read(cls, {k: v for k, v in data.items() if k != "format"}, "config.json")
         return config
+
+
+def _sizes(section: Any) -> dict[str, int]:
+    """The whole numbers of a section that count something; an id may be 0."""
+    values = {f.name: getattr(section, f.name) for f in fields(section)}
+    return {name: value for name, value in values.items() if type(value) is int and not name.endswith("_id")}
 
 
 def _read(cls: Any, data: Any, where: str) -> Any:

@@ -46,8 +46,8 @@ class Tokenizer:
             raise InputError("expected a list of at least one text")
         try:
             rows = [encoding.ids for encoding in self._tokenizer.encode_batch(texts)]
-        except UnicodeEncodeError as error:
-            raise InputError(f"a text holds characters that are not Unicode text: {error}") from error
+        except (UnicodeEncodeError, TypeError) as error:
+            raise InputError("a text holds bytes that are no Unicode text: write it in UTF-8") from error
         longest = max(map(len, rows))
         width = min(-(-longest // _STEP) * _STEP, self._config.max_tokens)
         ids = np.full((len(rows), max(width, longest)), self._config.pad_id, np.int32)

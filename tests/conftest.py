@@ -6,7 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from mlx_clap.backend import mx
 from small_model import small_model
+
+
+@pytest.fixture(scope="session", autouse=True)
+def on_the_cpu() -> None:
+    """The tests' bars are a CPU's, on every machine; `mlxclap doctor` judges a GPU, by bars of its own."""
+    mx.set_default_device(mx.cpu)
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 from safetensors.numpy import load_file, save_file
 
-from mlx_clap import Clap, ModelFormatError
+from mlx_clap import AskedWronglyError, Clap, ModelFormatError
 from mlx_clap.config import AudioConfig, ClapConfig, MelConfig
 from mlx_clap.seeded import seeded_sound, seeded_weights
 from mlx_clap.weights import weight_shapes
@@ -174,6 +174,44 @@ def test_a_configuration_survives_the_way_through_transformers_terms(name):
 def test_a_value_that_is_not_implemented_is_named(section, key, value):
     with pytest.raises(CheckpointError, match=key):
         from_hf({section: {key: value}}, None)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [{"text_config": 5}, {"audio_config": {"depths": 3}}, {"text_config": {"vocab_size": None}},
+     {"audio_config": {"patch_size": 0}}, {"audio_config": {"num_mel_bins": 0}}, {"projection_dim": -1}],
+)  # fmt: skip
+def test_a_configuration_that_makes_no_sense_is_refused(config):
+    with pytest.raises(CheckpointError):
+        from_hf(config, None)
+
+
+@pytest.mark.parametrize("change", [{"sampling_rate": 44_100}, {"max_length_s": 7}])
+def test_another_front_end_than_ten_seconds_at_48_khz_is_refused(change):
+    with pytest.raises(CheckpointError, match="48000"):
+        from_hf({}, change)
+
+
+def test_a_name_unfit_for_a_folder_is_refused_before_any_work(tmp_path):
+    with pytest.raises(AskedWronglyError, match="no name for a model"):
+        convert("laion/not-asked-for", name="my model")
+
+
+def test_out_never_replaces_a_folder_that_is_no_model(tmp_path):
+    folder = small_checkpoint(tmp_path / "hf")
+    (folder / "thesis.txt").write_text("years of work")
+    with pytest.raises(AskedWronglyError, match="not a model folder"):
+        convert(str(folder), out=folder, force=True)
+    assert (folder / "thesis.txt").exists()
+
+
+def test_an_absurd_logit_scale_is_warned_of(tmp_path):
+    folder = small_checkpoint(tmp_path / "hf")
+    weights = load_file(folder / "model.safetensors")
+    weights["logit_scale_t"] = np.full((), 5000.0, np.float32)
+    save_file(weights, folder / "model.safetensors")
+    done = convert(str(folder), name="m", force=True)
+    assert any("logit scale" in warning for warning in done.health.warnings)
 
 
 def test_the_preprocessors_own_default_of_the_lowest_frequency_is_zero():

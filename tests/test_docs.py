@@ -25,7 +25,8 @@ def commands_table() -> str:
 def manual() -> str:
     parts = ["# Commands", "", "Written from `--help` by `python tests/test_docs.py`.", ""]
     for path, command in walk(main, ["mlxclap"]):
-        with click.Context(command, info_name=" ".join(path), max_content_width=100, terminal_width=100) as context:
+        settings = main.context_settings | {"terminal_width": 100}
+        with click.Context(command, info_name=" ".join(path), **settings) as context:
             parts += [f"## {' '.join(path)}", "", "```text", command.get_help(context), "```", ""]
     return "\n".join(parts)
 

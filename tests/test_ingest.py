@@ -132,6 +132,35 @@ def test_a_retagged_file_keeps_its_recording_and_shows_the_new_tags(tmp_path, li
     assert windows(library) == before
 
 
+def test_a_file_renamed_and_retagged_at_once_shows_the_new_tags(tmp_path, library):
+    """As Music.app and Picard do it: a new title is a new file name."""
+    path = make_sound(tmp_path / "Old.flac", 3.0, tags={"title": "Old"})
+    ingest(tmp_path)
+    retag(path, tmp_path / "New.flac", {"title": "New"})
+    path.unlink()
+    summary, _ = ingest(tmp_path)
+    assert (summary["embedded"], summary["known"]) == (0, 1)
+    [row] = Store.open(library).recordings().to_pylist()
+    assert row["title"] == "New"
+
+
+def test_another_file_of_a_sound_only_fills_gaps_in_its_tags(tmp_path, library):
+    make_sound(tmp_path / "a.flac", 3.0, tags={"title": "Right"})
+    ingest(tmp_path)
+    make_sound(tmp_path / "b.flac", 3.0, tags={"title": "Wrong", "artist": "Somebody"})
+    ingest(tmp_path)
+    [row] = Store.open(library).recordings().to_pylist()
+    assert (row["title"], row["artist"]) == ("Right", "Somebody")
+
+
+@pytest.mark.parametrize("hop", ["0", "0.00001", "11", "nan"])
+def test_a_hop_that_makes_no_sense_is_a_wrong_question_and_blames_no_file(tmp_path, library, hop):
+    make_sound(tmp_path / "a.wav", 2.0)
+    result = CliRunner().invoke(main, ["ingest", "--hop", hop, str(tmp_path / "a.wav")])
+    assert result.exit_code == 2 and "hop" in result.stderr
+    assert Store.open(library).counts().failures == 0
+
+
 def test_a_moved_file_is_recognised_and_its_old_path_forgotten(tmp_path, library):
     path = make_sound(tmp_path / "old" / "a.flac", 3.0)
     ingest(tmp_path)
@@ -166,6 +195,7 @@ def test_broken_files_are_noted_and_stop_nothing(tmp_path, library):
         "empty.flac",
         "copy of text.mp3",
     }
+    assert all(row["path"] in row["reason"] for row in rows)
     again, _ = ingest(tmp_path)
     assert (again["failed"], again["failed_before"], again["unchanged"]) == (0, 3, 1)
     retried, _ = ingest(tmp_path, "--retry-failed", "--strict", code=1)

@@ -222,7 +222,7 @@ def test_a_killed_installation_is_never_visible_and_is_cleaned_up_by_the_next(mo
 def test_a_kill_while_one_model_replaces_another_loses_neither(models: Path) -> None:
     # The moment between the two renames: the old folder is aside, the new one not yet in its place.
     install("general", space="old")
-    (models / "general").rename(models / ".replaced-general-abc123")
+    (models / "general").rename(models / ".mlxclap-replaced-general-abc123")
 
     install("other")
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mlx_clap.backend import mx
 from mlx_clap.seeded import seeded_ids, seeded_sound, seeded_weights
 from mlx_clap.verify import CPU_FLOAT32, FULL_SIZE, check, log_mel_errors, seeded_clap, stored_reference
 
@@ -56,9 +57,10 @@ def test_every_stage_of_a_full_size_model_equals_transformers(full_size):
 def test_real_recordings_through_the_real_feature_extractor(full_size):
     import reference
 
+    if "MLXCLAP_TEST_RECORDINGS" not in os.environ:
+        pytest.skip("MLXCLAP_TEST_RECORDINGS names no folder of recordings")
     sounds = recordings()
-    if not sounds:
-        sounds = [seeded_sound(seed) for seed in (2, 3)]
+    assert len(sounds) == 8
     model, config = full_size
     live = reference.run(model, config, np.stack(sounds), seeded_ids(config, seed=1))
     checks = [c for c in check(seeded_clap(config), live, CPU_FLOAT32) if c.name.startswith(("audio", "log"))]
@@ -82,12 +84,37 @@ def test_the_stored_references_are_what_transformers_computes_today(full_size):
             assert error / np.abs(theirs[stage]).max() < bar, stage
 
 
+def test_a_long_sound_as_the_real_extractor_fuses_it():
+    """27 s through transformers' own fusion: shrunk overview and three random crops; flagged longer, and not."""
+    import torch
+
+    import reference
+
+    config = reference.CONFIGS["fused"]
+    weights = seeded_weights(config)
+    model = reference.reference_model(config, weights)
+    long = np.concatenate([seeded_sound(seed) for seed in (0, 2, 4)])[: 27 * 48_000]
+    np.random.seed(0)  # the extractor draws its crops from the global generator
+    made = reference.extractor(config)(long, sampling_rate=48_000, return_tensors="pt")
+    features = made["input_features"]
+    assert features.shape == (1, 4, 1001, 64) and bool(made["is_longer"].all())
+    clap = seeded_clap(config)
+    for longer in (True, False):
+        with torch.no_grad():
+            flags = torch.tensor([[longer]])
+            pooled = model.audio_model(input_features=features, is_longer=flags).pooler_output
+            theirs = model.audio_projection(pooled).numpy()
+        ours = clap.audio_projection(clap.audio_tower(mx.array(features.numpy()), np.array([longer])))
+        error = np.abs(np.array(ours) - theirs).max() / np.abs(theirs).max()
+        print(f"fused, flagged longer {longer}: {error:.1e}")
+        assert error < CPU_FLOAT32.projection
+
+
 @pytest.mark.parametrize("bank", ["slaney", "htk"])
 @pytest.mark.parametrize("double", [True, False])
 def test_pure_tones_and_silence_through_the_front_end(bank, double):
     """The hardest input: a tone whose leakage falls under the rounding of a float32 transform (the one a GPU runs)."""
     import reference
-    from mlx_clap.backend import mx
     from mlx_clap.config import ClapConfig, MelConfig
     from mlx_clap.mel import LogMel
 

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-_WORK = ".unfinished-"
-_OLD = ".replaced-"
+_WORK = ".mlxclap-unfinished-"
+_OLD = ".mlxclap-replaced-"
 
 
 @contextmanager

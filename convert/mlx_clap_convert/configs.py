@@ -9,7 +9,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from mlx_clap.audio import SAMPLE_RATE, WINDOW_SAMPLES
 from mlx_clap.config import AudioConfig, ClapConfig, MelConfig, TextConfig
+from mlx_clap.errors import ModelFormatError
 
 from .errors import CheckpointError
 from .lazy_tensor import LazyTensor
@@ -82,6 +84,13 @@ def from_hf(config: Mapping[str, Any], preprocessor: Mapping[str, Any] | None) -
     Raises:
         CheckpointError: another model type, or a value this port does not implement (named).
     """
+    try:
+        return _from_hf(config, preprocessor)
+    except (TypeError, ValueError, ZeroDivisionError, OverflowError, AttributeError, ModelFormatError) as error:
+        raise CheckpointError(f"the checkpoint's configuration makes no sense ({error}): download it again") from error
+
+
+def _from_hf(config: Mapping[str, Any], preprocessor: Mapping[str, Any] | None) -> ClapConfig:
     if config.get("model_type", "clap") != "clap":
         raise CheckpointError(f"this is a checkpoint of type {config['model_type']!r}; only CLAP (`clap`) is read")
     text = {**_TEXT_DEFAULTS, **_section(config, "text_config")}
@@ -179,14 +188,19 @@ def _mel(preprocessor: Mapping[str, Any] | None, fusion: bool, n_mels: int) -> M
         return MelConfig(bank="htk" if fusion else "slaney", n_mels=n_mels)
     values = {**_EXTRACTOR_DEFAULTS, **preprocessor}
     _check_values(values, "preprocessor_config.json")
-    rate = int(values["sampling_rate"])
+    rate, seconds = int(values["sampling_rate"]), float(values["max_length_s"])
+    if (rate, seconds) != (SAMPLE_RATE, WINDOW_SAMPLES / SAMPLE_RATE):
+        raise CheckpointError(
+            f"this model hears {seconds:g} s windows at {rate} Hz; only 10 s at 48000 Hz, as all released CLAP models, "
+            "is implemented"
+        )
     if int(values["feature_size"]) != n_mels:
         raise CheckpointError(f"the preprocessor makes {values['feature_size']} mels, the model takes {n_mels}")
     return MelConfig(
         # The bank follows the truncation policy, also for short sounds.
         bank="htk" if values["truncation"] == "fusion" else "slaney",
         sample_rate=rate,
-        window_samples=int(values["max_length_s"] * rate),
+        window_samples=round(seconds * rate),
         n_fft=int(values["fft_window_size"]),
         hop=int(values["hop_length"]),
         n_mels=n_mels,

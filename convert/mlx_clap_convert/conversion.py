@@ -20,7 +20,6 @@ from mlx_clap import __version__
 from mlx_clap.backend import mx
 from mlx_clap.clap import Clap
 from mlx_clap.config import ClapConfig
-from mlx_clap.errors import AskedWronglyError
 from mlx_clap.load import CONFIG, PROVENANCE, TOKENIZER, WEIGHTS
 from mlx_clap.seeded import seeded_sound
 from mlx_clap.tokenizer import Tokenizer
@@ -28,9 +27,9 @@ from mlx_clap.weights import matrix_names, weight_shapes
 
 from .aliases import ALIASES
 from .configs import from_hf, from_laion
-from .errors import CheckpointError, HealthError
+from .errors import CheckpointError, ConvertError, HealthError
 from .health import Health, examine
-from .installed import install_folder, model_folder, models_dir
+from .installed import install_folder, model_folder, models_dir, require_room
 from .lazy_tensor import LazyTensor
 from .names import map_weights, plan
 from .sources import Checkpoint, open_checkpoint
@@ -65,7 +64,10 @@ def default_name(source: str) -> str:
     for alias in ALIASES.values():
         if source in (alias.name, alias.repo) and (source == alias.name or alias.filename is None):
             return alias.name
-    return Path(source).resolve().stem if Path(source).is_file() else Path(source.rstrip("/")).name.removesuffix(".pt")
+    path = Path(source)
+    if path.exists():
+        return path.resolve().stem if path.is_file() else path.resolve().name
+    return path.name.removesuffix(".pt")
 
 
 def convert(
@@ -92,8 +94,8 @@ def convert(
     """
     name = name or (out.name if out else default_name(source))
     target = out or models_dir() / name
-    if target.exists() and not force:
-        raise AskedWronglyError(f"{target} exists already: pass --force to replace it, or choose another --name")
+    # Before anything is downloaded: a name that would be refused at the end.
+    require_room(target, None if out else name, force=force)
     with open_checkpoint(source, revision=revision, tokenizer=tokenizer, force=force) as checkpoint:
         say(f"reading {checkpoint.source} ({checkpoint.layout} layout, {len(checkpoint.tensors)} tensors)")
         tensors = {key.removeprefix("module."): tensor for key, tensor in checkpoint.tensors.items()}
@@ -173,7 +175,12 @@ def _write(
     provenance: dict[str, Any],
 ) -> None:
     (folder / CONFIG).write_text(json.dumps(config.to_json(), indent=2) + "\n", encoding="utf-8")
-    mx.save_safetensors(str(folder / WEIGHTS), dict(weights), {"format": "mlx"})
+    try:
+        mx.save_safetensors(str(folder / WEIGHTS), dict(weights), {"format": "mlx"})
+    except RuntimeError as error:  # MLX's word for a full disk
+        raise ConvertError(
+            f"the weights could not be written to {folder.parent} ({error}): is the disk full?"
+        ) from error
     shutil.copyfile(tokenizer, folder / TOKENIZER)
     (folder / PROVENANCE).write_text(json.dumps(provenance, indent=2) + "\n", encoding="utf-8")
 

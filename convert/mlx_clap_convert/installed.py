@@ -97,36 +97,50 @@ def remove(name: str) -> None:
     remove_folder(models_dir() / name)
 
 
+def require_room(target: Path, name: str | None, *, force: bool) -> None:
+    """Refuse a model folder `target` that could not be installed (`name`: as the model of that name), before any work.
+
+    Raises:
+        AskedWronglyError: `name` is unfit for a folder; `target` exists and not `force`, or it is something else than a
+            model folder.
+    """
+    if name is not None and not _NAME.fullmatch(name):
+        raise AskedWronglyError(
+            f"{name!r} is no name for a model: use letters, digits, dot, dash and underscore, as in --name general"
+        )
+    if target.exists() and not force:
+        raise AskedWronglyError(f"{target} exists already: pass --force to replace it, or choose another --name")
+    # Among the models a damaged folder may be replaced too; elsewhere only what surely is a model.
+    ours = name is not None or all((target / file).is_file() for file in _FILES) or _is_empty(target)
+    if target.exists() and not ours:
+        raise AskedWronglyError(
+            f"{target} exists and is not a model folder, so it is not replaced: choose another place"
+        )
+
+
 @contextmanager
 def install_folder(name: str, *, force: bool = False) -> Iterator[Path]:
     """Give an empty folder to write a model into; on leaving, it is the installed model `name`, whole or not at all.
 
     Raises:
-        AskedWronglyError: `name` is unfit for a folder, or already installed and not `force`.
+        AskedWronglyError: as `require_room`.
         ConvertError: the disk is full, or the models folder may not be written to.
     """
-    if not _NAME.fullmatch(name):
-        raise AskedWronglyError(
-            f"{name!r} is no name for a model: use letters, digits, dot, dash and underscore, as in --name general"
-        )
-    with model_folder(models_dir() / name, force=force) as folder:
+    require_room(models_dir() / name, name, force=force)
+    with _written(models_dir() / name) as folder:
         yield folder
 
 
 @contextmanager
 def model_folder(target: Path, *, force: bool = False) -> Iterator[Path]:
-    """As `install_folder`, for a model folder anywhere (`--out`).
+    """As `install_folder`, for a model folder anywhere (`--out`)."""
+    require_room(target, None, force=force)
+    with _written(target) as folder:
+        yield folder
 
-    Raises:
-        AskedWronglyError: `target` exists and not `force`, or it is something else than a model folder.
-        ConvertError: the disk is full, or the folder may not be written to.
-    """
-    if target.exists() and not force:
-        raise AskedWronglyError(f"{target} exists already: pass --force to replace it, or choose another --name")
-    if target.exists() and not ((target / "config.json").is_file() or _is_empty(target)):
-        raise AskedWronglyError(
-            f"{target} exists and is not a model folder, so it is not replaced: choose another place"
-        )
+
+@contextmanager
+def _written(target: Path) -> Iterator[Path]:
     try:
         with atomic_folder(target) as folder:
             yield folder

@@ -71,5 +71,5 @@ def _folder_of(info: SpaceInfo, store: Store | None) -> Path:
     there = ", ".join(f"{m.name} ({m.space})" for m in installed()) or "none"
     raise SpaceError(
         f"the library at {store.path if store else ''} was made with model {info.model} (space {info.space}), which is "
-        f"not installed (installed: {there}). Bring it in again with `mlxclap convert`, or name another with --model"
+        f"not installed (installed: {there}). Bring it in with `mlxclap convert`, or give its folder: --model PATH"
     )

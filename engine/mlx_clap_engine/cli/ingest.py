@@ -58,10 +58,12 @@ def ingest(
     if batch_size is not None:
         clap.batch_size = batch_size
     store = Store.open(shared.library, create=True)
+    roots, failed = expand(paths), 0
     while True:
         run = Ingest(store, clap, hop_s=hop, **options)
         with Display(shared) as display, stopping(run, display):
-            summary = run.run(expand(paths), display)
+            summary = run.run(roots, display)
+        failed += summary.failed
         # Under --watch a round that found nothing new says nothing.
         if not watch or summary.found > summary.unchanged + summary.failed_before:
             report(shared, summary)
@@ -74,7 +76,7 @@ def ingest(
             time.sleep(WATCH_S)
         except KeyboardInterrupt:
             break
-    if strict and summary.failed:
+    if strict and failed:
         raise click.exceptions.Exit(1)
     if summary.interrupted and not watch:
         raise click.exceptions.Exit(130)

@@ -23,5 +23,6 @@ def guarded(check: str, look: Callable[[], Iterable[Finding]]) -> Iterator[Findi
     """The findings of `look`; what it raises becomes a failed finding, so that one broken part hides no other."""
     try:
         yield from look()
-    except (ClapError, OSError, RuntimeError, ValueError) as error:
-        yield Finding(check, "fail", str(error) or type(error).__name__, "Mend this, then run `mlxclap doctor` again")
+    except Exception as error:
+        text = str(error) if isinstance(error, ClapError) else f"{type(error).__name__}: {error}"
+        yield Finding(check, "fail", text, "Mend this, then run `mlxclap doctor` again")

@@ -94,7 +94,7 @@ class Pending:
         if outcome is None:
             self._waiting_bytes.setdefault(same.file_hash, []).append(same)
         elif isinstance(outcome, Failed):
-            return dataclasses.replace(outcome, job=same.job)
+            return _copied(outcome, same.job)
         else:
             self._file(same.job, same.file_hash, outcome)
         return None
@@ -105,7 +105,7 @@ class Pending:
         if failed.file_hash is not None:
             self._outcomes.setdefault(failed.file_hash, failed)
             copies = self._waiting_bytes.pop(failed.file_hash, [])
-            all_failed += [dataclasses.replace(failed, job=copy.job) for copy in copies]
+            all_failed += [_copied(failed, copy.job) for copy in copies]
         now = datetime.now(UTC)
         for one in all_failed:
             found = one.job.found
@@ -147,7 +147,8 @@ class Pending:
             self._file(copy.job, file_hash, recording_id)
 
     def _merge_tags(self) -> None:
-        """A file whose tags were edited replaces its recording's tags; another file of the sound only fills gaps."""
+        """The tags of an edited file, or of the only one left (edited and moved), replace its recording's; those of
+        another file of the sound only fill gaps."""
         ids = {known.recording_id for known in self._known} - set(self._recordings)
         for row in self._store.recordings(ids).to_pylist() if ids else []:
             self._recordings[row["recording_id"]] = RecordingRow(**row)
@@ -155,10 +156,17 @@ class Pending:
             assert known.sound is not None
             row_before = self._recordings[known.recording_id]
             tags = dataclasses.asdict(known.sound.info.tags)
-            if known.job.before is None:
+            before = known.job.before
+            edited = before is not None and before.recording_id == known.recording_id
+            if not edited and self._paths[known.recording_id] != [known.job.path]:
                 tags = {name: getattr(row_before, name) or tags[name] for name in _TAGS}
             self._recordings[known.recording_id] = dataclasses.replace(row_before, **tags)
         self._known = []
+
+
+def _copied(failed: Failed, job: Job) -> Failed:
+    """The same failure of a file of the same bytes, in that file's own name."""
+    return dataclasses.replace(failed, job=job, error=failed.error.replace(failed.job.path, job.path))
 
 
 def _is_gone(path: str) -> bool:

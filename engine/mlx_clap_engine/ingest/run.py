@@ -12,6 +12,7 @@ import numpy as np
 from mlx_clap.audio import Window
 from mlx_clap.backend import limit_cache
 from mlx_clap.clap import Clap
+from mlx_clap.errors import AskedWronglyError
 
 from ..discover import scan
 from ..errors import EngineError, LibraryError
@@ -25,6 +26,8 @@ from .workers import Ended, Failed, Heard, Known, Same, Workers
 #: A commit is due when this many windows or seconds have gathered.
 COMMIT_WINDOWS, COMMIT_SECONDS = 2000, 20.0
 DEFAULT_HOP_S = 10.0
+#: A finer hop than this gains nothing: neighbouring windows would be all but equal.
+MIN_HOP_S = 0.1
 
 
 @dataclass
@@ -92,11 +95,13 @@ class Ingest:
     ) -> None:
         self._store, self._clap = store, clap
         known = {info.space: info for info in store.spaces()}.get(clap.space)
-        self.hop_s = hop_s or (known.hop_s if known else DEFAULT_HOP_S)
+        self.hop_s = hop_s if hop_s is not None else known.hop_s if known else DEFAULT_HOP_S
         mel = clap.config.mel
         window_s = mel.window_samples / mel.sample_rate
-        if not 0 < self.hop_s <= window_s:
-            raise EngineError(f"a hop must be more than 0 and at most the window's {window_s:g} s, got {self.hop_s:g}")
+        if not MIN_HOP_S <= self.hop_s <= window_s:
+            raise AskedWronglyError(
+                f"a hop lies between {MIN_HOP_S:g} s and the window's {window_s:g} s; got {self.hop_s:g}"
+            )
         self._hop = round(self.hop_s * mel.sample_rate)
         self._count = workers or max(2, min(8, os.cpu_count() or 2))
         self._retry_failed, self._bundles, self._download = retry_failed, bundles, download
@@ -146,7 +151,7 @@ class _Run:
         self._pending = Pending(ingest._store, writer, ingest._info.space, ingest.hop_s, catalog.embedded)
         count = min(ingest._count, len(plan.jobs))
         self._workers = ingest._workers = Workers(
-            plan.jobs, catalog, ingest._hop, count, room=2 * self._clap.batch_size + count
+            plan.jobs, catalog, ingest._hop, count, room=self._clap.batch_size + count
         )
         if ingest.stopped:
             self._workers.stop()
@@ -233,7 +238,13 @@ class _Run:
             return
         began = time.perf_counter()
         batch, self._batch = self._batch, []
-        embeddings = self._clap.embed_audio(np.stack([window.samples for _, window in batch]))
+        try:
+            embeddings = self._clap.embed_audio(np.stack([window.samples for _, window in batch]))
+        except RuntimeError as error:  # MLX's word for memory that is not to be had
+            raise EngineError(
+                f"the model could not embed {len(batch)} windows ({error}): try a smaller --batch-size. What was "
+                "committed stays; the same command goes on from there"
+            ) from error
         self._summary.stages["embed"] += time.perf_counter() - began
         for (job, window), embedding in zip(batch, embeddings, strict=True):
             gathering = self._gathering.setdefault(job.path, Gathering())

@@ -80,8 +80,7 @@ def _labelled(connection: Connection, label_set: str, label: str) -> set[str]:
     if not rows:
         known = sorted(set(table.search().select(["label_set"]).limit(None).to_arrow()["label_set"].to_pylist()))
         raise FilterError(
-            f"No recording has a label of set {label_set!r} (sets in this library: {', '.join(known) or 'none yet'}). "
-            "`mlxclap classify` or `mlxclap label` make labels"
+            f"No recording has a label of set {label_set!r} (sets in this library: {', '.join(known) or 'none yet'})"
         )
     whole = [row for row in rows if row["start_s"] is None]
     # Where a person has decided, what a machine said no longer counts.
