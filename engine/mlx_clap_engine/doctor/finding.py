@@ -24,5 +24,7 @@ def guarded(check: str, look: Callable[[], Iterable[Finding]]) -> Iterator[Findi
     try:
         yield from look()
     except Exception as error:
-        text = str(error) if isinstance(error, ClapError) else f"{type(error).__name__}: {error}"
+        # The text of other errors (a KeyError's is just the key) says little without their name.
+        speaks = isinstance(error, ClapError | OSError | RuntimeError)
+        text = str(error) if speaks else f"{type(error).__name__}: {error}"
         yield Finding(check, "fail", text, "Mend this, then run `mlxclap doctor` again")
