@@ -277,6 +277,14 @@ def test_without_a_model_the_error_names_convert_and_its_size(tmp_path, library,
     assert not library.exists()
 
 
+def test_a_folder_of_other_things_never_becomes_a_library(tmp_path):
+    make_sound(tmp_path / "Music" / "a.wav", 1.0)
+    folder = str(tmp_path / "Music")
+    result = CliRunner().invoke(main, ["ingest", "--library", folder, folder])
+    assert result.exit_code == 1 and "not a library" in result.stderr
+    assert os.listdir(folder) == ["a.wav"]
+
+
 def test_a_path_that_is_not_there_is_a_wrong_question(library):
     result = CliRunner().invoke(main, ["ingest", "/no/such/folder"])
     assert result.exit_code == 2

@@ -51,13 +51,16 @@ def ingest(
     """
     from ..ingest.run import Ingest
     from ..models import load_for_ingest
+    from ..store.connection import is_library
     from ..store.library import Store
     from .progress import Display
 
-    clap = load_for_ingest(Store.open(shared.library) if _exists(shared) else None, model)
+    # The model first: without one, no empty library is left behind.
+    store = Store.open(shared.library) if is_library(shared.library) else None
+    clap = load_for_ingest(store, model)
     if batch_size is not None:
         clap.batch_size = batch_size
-    store = Store.open(shared.library, create=True)
+    store = store or Store.open(shared.library, create=True)
     roots, failed = expand(paths), 0
     while True:
         run = Ingest(store, clap, hop_s=hop, **options)
@@ -80,10 +83,6 @@ def ingest(
         raise click.exceptions.Exit(1)
     if summary.interrupted and not watch:
         raise click.exceptions.Exit(130)
-
-
-def _exists(shared: Shared) -> bool:
-    return shared.library.expanduser().is_dir() and any(shared.library.expanduser().iterdir())
 
 
 @contextlib.contextmanager

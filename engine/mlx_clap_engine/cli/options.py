@@ -56,7 +56,11 @@ def shared(command: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(command)
     def wrapper(*args: Any, library: Path | None, as_json: bool, quiet: bool, verbose: int, **kwargs: Any) -> Any:
         # `args` is click's own context, for the few commands that ask for it.
-        return command(*args, Shared(library or default_library(), as_json, -1 if quiet else verbose), **kwargs)
+        return command(
+            *args,
+            Shared((library or default_library()).expanduser().absolute(), as_json, -1 if quiet else verbose),
+            **kwargs,
+        )
 
     return wrapper
 
