@@ -120,7 +120,9 @@ def test_a_laion_file_gives_the_same_weights_as_its_hugging_face_conversion(tmp_
     state[prefix + "audio_branch.logmel_extractor.melW"] = np.zeros((513, 64), np.float32)
     file = tmp_path / "model.pt"
     write_torch_zip(file, state if bare else {"epoch": 15, "name": "x", "state_dict": state})
-    laion = convert(str(file), name="laion", tokenizer=folder / "tokenizer.json", force=True)
+    lines: list[str] = []
+    laion = convert(str(file), name="laion", tokenizer=folder / "tokenizer.json", force=True, say=lines.append)
+    assert any("tokenizer.json" in line for line in lines)
     hf = convert(str(folder), name="hf", force=True)
     assert laion.space == hf.space
     assert laion.dropped and "melW" in " ".join(laion.dropped)

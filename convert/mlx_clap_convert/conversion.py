@@ -98,6 +98,8 @@ def convert(
     require_room(target, None if out else name, force=force)
     with open_checkpoint(source, revision=revision, tokenizer=tokenizer, force=force) as checkpoint:
         say(f"reading {checkpoint.source} ({checkpoint.layout} layout, {len(checkpoint.tensors)} tensors)")
+        # Also tells which tokenizer a LAION file, which has none of its own, was given.
+        say(f"files: {', '.join(file.name for file in checkpoint.files)}")
         tensors = {key.removeprefix("module."): tensor for key, tensor in checkpoint.tensors.items()}
         config = _configuration(checkpoint, tensors)
         sources, dropped = plan(config, tensors, checkpoint.layout)
