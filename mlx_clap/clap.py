@@ -3,7 +3,6 @@
 import math
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -135,10 +134,6 @@ class Clap:
             ids = self.tokenizer(texts[start : start + 32])
             out[start : start + 32] = np.array(unit(self.text_projection(self.text_tower(ids))))
         return out
-
-    def describe(self) -> dict[str, Any]:
-        """What this model is, for reports."""
-        return {"model": self.name, "space": self.space, "dim": self.embedding_dim, "dtype": str(self.dtype)}
 
 
 def unit(x: mx.array) -> mx.array:

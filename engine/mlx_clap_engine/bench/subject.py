@@ -8,9 +8,6 @@ from mlx_clap.seeded import seeded_weights
 from mlx_clap.verify import stored_reference
 from mlx_clap_convert.installed import resolve
 
-#: The shapes that can be made; figures depend on the shape, not on what a model has learnt.
-SHAPES = ("unfused", "fused", "larger", "small")
-
 
 @dataclass(frozen=True)
 class Subject:
@@ -32,7 +29,7 @@ class Subject:
 
 
 def seeded(shape: str) -> Subject:
-    """A model of one of `SHAPES` with weights from a fixed seed."""
+    """A model of a stored reference's shape with seeded weights: figures depend on the shape, not on what was learnt."""
     config = stored_reference(shape).config
     weights = {name: mx.array(array) for name, array in seeded_weights(config).items()}
     return Subject(f"seeded {shape}", Clap(config, weights, space=f"bench-{shape}", name=f"seeded-{shape}"))

@@ -42,7 +42,6 @@ class Progress:
     windows: int = 0
     audio_s: float = 0.0
     in_flight: int = 0
-    last_failure: Failed | None = None
 
 
 @dataclass
@@ -217,7 +216,6 @@ class _Run:
         for failed in failures:
             self._summary.failures.append((failed.job.path, failed.error))
             self._progress.failed += 1
-            self._progress.last_failure = failed
             self._count(failed.job, "failed")
 
     def _ended(self, event: Ended) -> None:
