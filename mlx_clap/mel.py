@@ -58,7 +58,7 @@ class LogMel:
     The reference transforms in float64. A float32 FFT has a rounding floor about 160 dB under a frame's energy, so a
     bin 80 dB under the loudest is off by up to 0.01 dB on tonal recordings (median over 290 recordings: 0.0002 dB;
     effect on an embedding: below 1e-6). A GPU has no float64 and takes that. On a CPU the transform is numpy's, in
-    float64: within 1e-5 dB on every one of them, and no slower.
+    float64: within 1e-5 dB on every one of them, for 6 to 12 ms a window instead of 5.
     """
 
     def __init__(self, config: MelConfig, double: bool | None = None) -> None:
