@@ -29,7 +29,7 @@ class Subject:
 
 
 def seeded(shape: str) -> Subject:
-    """A model of a stored reference's shape with seeded weights: figures depend on the shape, not on what was learnt."""
+    """A model of a stored reference's shape, its weights seeded: figures depend on shape, not on what was learnt."""
     config = stored_reference(shape).config
     weights = {name: mx.array(array) for name, array in seeded_weights(config).items()}
     return Subject(f"seeded {shape}", Clap(config, weights, space=f"bench-{shape}", name=f"seeded-{shape}"))
